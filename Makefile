@@ -1,0 +1,37 @@
+# `make demo` and `make test` set up whatever they need first; see scripts/setup.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-stamp
+
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help setup demo test check bench clean
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## virtual environment, pinned packages; with root: what eBPF and Redis need
+
+$(STAMP): pyproject.toml constraints.txt scripts/setup
+	@scripts/setup $(VENV)
+
+demo: $(STAMP) ## the main job: 10 clients train a CNN on digits, without IID data, to 95 %
+	@$(BIN)/python examples/digits/demo.py
+
+test: check ## lint, types, import rules, then all tests
+	@$(BIN)/python -m pytest
+
+check: $(STAMP) ## ruff, mypy (strict), import linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+bench: $(STAMP) ## measure; writes results/bench.json
+	@$(BIN)/python -m bench
+
+clean: ## remove the environment, caches and results
+	rm -rf $(VENV) results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

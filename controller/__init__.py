@@ -1,0 +1,1 @@
+"""The controller: takes over from the stock autoscaler and scheduler."""

@@ -1,0 +1,1 @@
+"""Pure policies: placement, hierarchy, reuse, timing. They import lifl.topology only."""

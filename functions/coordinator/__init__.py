@@ -1,0 +1,1 @@
+"""The coordinator function: jobs, rounds, client selection, model versions, checkpoints."""

@@ -1,0 +1,1 @@
+"""The gateway function: HTTP in, payload once into shared memory, descriptor out."""

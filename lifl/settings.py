@@ -1,0 +1,92 @@
+"""Settings from the environment, read once at a program's start.
+
+Why: every program states what it reads in one frozen dataclass, and a wrong
+value is refused with its name, not met later as a strange error. It must not
+read the environment at import time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from lifl.errors import ConfigError
+
+T = TypeVar("T")
+_MISSING = object()
+
+
+def read(
+    env: Mapping[str, str],
+    name: str,
+    convert: Callable[[str], T],
+    default: T | object = _MISSING,
+) -> T:
+    """Return ``convert(env[name])``, or ``default`` when the variable is unset or empty.
+
+    Raises
+    ------
+    ConfigError
+        naming the variable, when it is required and missing or does not convert.
+    """
+    raw = env.get(name, "")
+    if raw == "":
+        if default is _MISSING:
+            raise ConfigError(f"the environment variable {name} is needed and not set")
+        return default  # type: ignore[return-value]
+    try:
+        return convert(raw)
+    except (ValueError, KeyError) as e:
+        raise ConfigError(f"{name}={raw[:120]!r} is not usable: {e}") from e
+
+
+def boolean(raw: str) -> bool:
+    """Convert on/off, true/false, 1/0, yes/no."""
+    word = raw.strip().lower()
+    if word in {"1", "on", "true", "yes"}:
+        return True
+    if word in {"0", "off", "false", "no"}:
+        return False
+    raise ValueError("use on or off")
+
+
+def dataplane(raw: str) -> str:
+    """Convert the name of a data plane."""
+    if raw not in {"ebpf", "socket"}:
+        raise ValueError("use ebpf or socket")
+    return raw
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSettings:
+    """What every function (gateway, aggregator, coordinator) is told."""
+
+    node: str
+    """The node this process runs on."""
+    name: str
+    """This instance's name, unique on its node."""
+    agent_socket: Path
+    """Where to register with the node's agent."""
+    coordinator_url: str
+    """Base URL of the coordinator, no trailing slash."""
+    platform_secret: bytes
+    """Key of the tokens that parts of the platform show each other."""
+    auth: bool
+    """Whether clients must show a token. Off is for a local platform only."""
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> FunctionSettings:
+        """Read the LIFL_* variables; raises ConfigError."""
+        return cls(
+            node=read(env, "LIFL_NODE", str, "node-0"),
+            name=read(env, "LIFL_NAME", str, "function"),
+            agent_socket=read(env, "LIFL_AGENT_SOCKET", Path, Path("/run/lifl/agent.sock")),
+            coordinator_url=read(
+                env, "LIFL_COORDINATOR_URL", lambda v: v.rstrip("/"), "http://127.0.0.1:8090"
+            ),
+            platform_secret=read(env, "LIFL_PLATFORM_SECRET", bytes.fromhex, b""),
+            auth=read(env, "LIFL_AUTH", boolean, True),
+        )
