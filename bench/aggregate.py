@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bench.figures import Figure, at_least, interleave, ratios
 from bench.sizes import BYTES
-from functions.aggregator.blas import load_kernel
+from functions.aggregator.blas import best_kernel
 from lifl.store import Pool, PoolGeometry
 
 N = 21
@@ -45,7 +45,7 @@ def _compare(
     acc: npt.NDArray[np.float32],
     copy: npt.NDArray[np.float32],
 ) -> Figure:
-    kernel = load_kernel()
+    kernel = best_kernel()
     x[:] = np.random.default_rng(0).standard_normal(x.size, np.float32)
     acc[:] = 0
     copy[:] = 0

@@ -60,6 +60,23 @@ def dataplane(raw: str) -> str:
     return raw
 
 
+def secret(env: Mapping[str, str], name: str) -> bytes:
+    """Return the hex key in ``name``, or in the file that ``name_FILE`` names; empty if neither.
+
+    Platforms such as OpenFaaS hand secrets over as files. Raises ConfigError, which never
+    quotes the key.
+    """
+    raw, path = env.get(name, ""), env.get(f"{name}_FILE", "")
+    if raw and path:
+        raise ConfigError(f"set {name} or {name}_FILE, not both")
+    try:
+        return bytes.fromhex(raw or (Path(path).read_text() if path else ""))
+    except OSError as e:
+        raise ConfigError(f"{name}_FILE={path!r} cannot be read: {e.strerror}") from e
+    except ValueError:
+        raise ConfigError(f"{name} is not a hexadecimal key") from None
+
+
 @dataclass(frozen=True, slots=True)
 class FunctionSettings:
     """What every function (gateway, aggregator, coordinator) is told."""
@@ -87,6 +104,6 @@ class FunctionSettings:
             coordinator_url=read(
                 env, "LIFL_COORDINATOR_URL", lambda v: v.rstrip("/"), "http://127.0.0.1:8090"
             ),
-            platform_secret=read(env, "LIFL_PLATFORM_SECRET", bytes.fromhex, b""),
+            platform_secret=secret(env, "LIFL_PLATFORM_SECRET"),
             auth=read(env, "LIFL_AUTH", boolean, True),
         )

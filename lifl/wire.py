@@ -58,6 +58,7 @@ class DropReason(enum.IntEnum):
     NO_MEMBER = 6
     DOMAIN = 7
     DESTINATION_GONE = 8
+    DESTINATION_FULL = 9
 
 
 DESCRIPTOR = struct.Struct("<BBHIII")

@@ -66,8 +66,7 @@ def shape(
         if node in middles:
             parent = len(places)
             places.append(Place(node, Level.MIDDLE, leaves[node], 0))
-        for goal in _shares(n, leaves[node]):
-            places.append(Place(node, Level.LEAF, goal, parent))
+        places += [Place(node, Level.LEAF, goal, parent) for goal in _shares(n, leaves[node])]
     return tuple(places)
 
 

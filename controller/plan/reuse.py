@@ -6,7 +6,7 @@ a process start. It must not do I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from controller.plan.hierarchy import Place
@@ -83,8 +83,3 @@ def _match(
                 free.remove(w)
                 break
     return found
-
-
-def levels(roles: Iterable[Role]) -> Mapping[str, Level]:
-    """Return each aggregator's level in a plan."""
-    return {r.name: r.level for r in roles}

@@ -51,7 +51,8 @@ typedef unsigned long long lifl_u64;
 #define LIFL_DROP_NO_MEMBER 6
 #define LIFL_DROP_DOMAIN 7
 #define LIFL_DROP_DESTINATION_GONE 8
-#define LIFL_DROP_REASONS 9
+#define LIFL_DROP_DESTINATION_FULL 9 /* plain-socket data plane only */
+#define LIFL_DROP_REASONS 10
 
 /* A descriptor names an object; it never carries a payload or a destination. */
 struct lifl_descriptor {

@@ -43,11 +43,11 @@ class TableLock:
 
     def __init__(self, fd: int, *, timeout: float = 5.0) -> None:
         self._fd = fd
-        self._timeout = timeout
+        self.timeout = timeout
         self.threads = _thread_lock(fd)
 
     def __enter__(self) -> None:
-        if not self.threads.acquire(timeout=self._timeout):
+        if not self.threads.acquire(timeout=self.timeout):
             raise PoolBusy("another thread holds the pool's table lock", retry_after=1.0)
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
@@ -58,7 +58,7 @@ class TableLock:
             raise
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + self.timeout
         pause = 2e-5
         try:
             while True:
@@ -71,7 +71,7 @@ class TableLock:
                     if time.monotonic() > deadline:
                         raise PoolBusy(
                             f"process {self.holder()} has held the pool's table lock for "
-                            f"{self._timeout:.0f} s",
+                            f"{self.timeout:.0f} s",
                             retry_after=1.0,
                         ) from None
         except BaseException:

@@ -340,13 +340,15 @@ class Pool(PoolMemory):
                 bool(row["parent_remote"]),
             )
 
-    def recover(self, endpoint: int, lane: int | None = None) -> Recovery:
+    def recover(self, endpoint: int, lane: int | None = None, *, alive: bool = False) -> Recovery:
         """Take a function's leases back; agent only.
 
         An input it held is freed if a sealed output covers it, else sealed again
         under a new generation (``redispatch``); what it was writing is void
         (``fenced``), so that the function, should it still live, cannot seal.
-        ``lane`` also takes its pins back.
+        ``lane`` also takes its pins back. If the function may be ``alive`` its
+        stores may still land in what it was writing: those slots stay RETIRED until
+        a second call, after its end, frees them.
         """
         col = self._col
         result = Recovery()
@@ -362,7 +364,11 @@ class Pool(PoolMemory):
                     col["state"][slot] = _SEALED
                     result.redispatch.append(SlotRef(int(slot), int(col["generation"][slot])))
             for slot in np.flatnonzero((col["state"] == _WRITING) & (col["owner"] == endpoint)):
-                result.fenced.append(self._free(int(slot)))
+                result.fenced.append(self._void(int(slot)) if alive else self._free(int(slot)))
+            if not alive:
+                void = (col["state"] == _RETIRED) & (col["owner"] == endpoint)
+                for slot in np.flatnonzero(void & (col["readers"] == 0)):
+                    self._free(int(slot))
             if lane is not None and lane < READER_LANES:
                 for slot in np.flatnonzero(col["readers"] & np.uint64(1 << lane)):
                     self._unpin(int(slot), lane)
@@ -415,6 +421,12 @@ class Pool(PoolMemory):
         self._bump(slot)
         self._header["clock"] += 1
         col["touched"][slot] = self._header["clock"]
+        return ref
+
+    def _void(self, slot: int) -> SlotRef:
+        ref = SlotRef(slot, int(self._col["generation"][slot]))
+        self._bump(slot)
+        self._col["state"][slot] = _RETIRED
         return ref
 
     def _bump(self, slot: int) -> None:

@@ -16,10 +16,11 @@ safetensors library, and never copies a tensor unless its precision changes.
 from __future__ import annotations
 
 from lifl.update.document import document_bytes, integer_views, iter_document, views
-from lifl.update.dtypes import DTYPES, FLOATS, Dtype, dtype_of
+from lifl.update.dtypes import BFLOAT16, DTYPES, FLOATS, Dtype, dtype_of
 from lifl.update.finite import FiniteCheck
 from lifl.update.header import (
     MAX_HEADER_BYTES,
+    Buffer,
     Header,
     Tensor,
     header_bytes,
@@ -27,12 +28,14 @@ from lifl.update.header import (
 )
 from lifl.update.layout import Layout, Piece, check
 from lifl.update.schema import Schema, TensorSpec
-from lifl.update.summing import float_blocks, flatten, merge_integers, widen
+from lifl.update.summing import flatten, float_blocks, integer_section, merge_integers, widen
 
 __all__ = [
+    "BFLOAT16",
     "DTYPES",
     "FLOATS",
     "MAX_HEADER_BYTES",
+    "Buffer",
     "Dtype",
     "FiniteCheck",
     "Header",
@@ -47,6 +50,7 @@ __all__ = [
     "flatten",
     "float_blocks",
     "header_bytes",
+    "integer_section",
     "integer_views",
     "iter_document",
     "merge_integers",

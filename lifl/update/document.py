@@ -71,7 +71,7 @@ def iter_document(arrays: Mapping[str, Array], schema: Schema) -> list[Buffer]:
         )
         ready = [ready[i] for i in order]
         head = encode_header(specs[i] for i in order)
-    body = (memoryview(a.reshape(-1)).cast("B") for _, (_, a) in ready if a.size)
+    body = (memoryview(a.reshape(-1).data).cast("B") for _, (_, a) in ready if a.size)
     return [head, *body]
 
 

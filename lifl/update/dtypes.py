@@ -54,14 +54,17 @@ DTYPES: dict[str, Dtype] = {
     for rank, (name, code, is_float) in enumerate(_IN_WRITING_ORDER)
 }
 FLOATS = frozenset(d.name for d in DTYPES.values() if d.is_float)
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+"""Marks raw uint16 bits as bfloat16: ``bits.view(BFLOAT16)``."""
+
 _BY_NUMPY = {d.numpy: d for d in DTYPES.values() if d.name != "BF16"}
 
 
 def dtype_of(array: np.ndarray[Any, Any]) -> Dtype | None:
     """Return the dtype an array is written as, None if updates cannot hold it.
 
-    Arrays of the ``ml_dtypes`` package's ``bfloat16`` are known by their name.
+    bfloat16 is known as :data:`BFLOAT16` or by the name of ``ml_dtypes``' type.
     """
-    if array.dtype.name == "bfloat16":
+    if array.dtype == BFLOAT16 or array.dtype.name == "bfloat16":
         return DTYPES["BF16"]
     return _BY_NUMPY.get(array.dtype.newbyteorder("<"))

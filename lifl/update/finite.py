@@ -84,7 +84,9 @@ class FiniteCheck:
 
     def _check(self, region: _Region, x: np.ndarray[Any, Any], at: int) -> None:
         if region.dtype == "F32":
-            if not np.isfinite(np.dot(x, x)):
+            with np.errstate(all="ignore"):
+                total = np.dot(x, x)
+            if not np.isfinite(total):
                 self._refuse(np.isfinite(x), x.itemsize, at)
             return
         mask, bits = EXPONENT[region.dtype], x.view(np.uint16)

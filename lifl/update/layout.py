@@ -76,7 +76,8 @@ def check(header: Header, schema: Schema) -> Layout:
             )
     for spec in (*schema.floats, *schema.integers):
         _check_tensor(given[spec.name], spec)
-    floats, integers = [], []
+    floats: list[Piece] = []
+    integers: list[Piece] = []
     for t in header.tensors:
         piece = Piece(t.name, t.dtype, t.start, t.end, schema.offsets[t.name])
         (floats if schema.by_name[t.name].is_float else integers).append(piece)

@@ -39,14 +39,14 @@ class TensorSpec(NamedTuple):
     shape: tuple[int, ...]
 
     @property
-    def count(self) -> int:
+    def elements(self) -> int:
         """Return the number of elements."""
         return prod(self.shape)
 
     @property
     def nbytes(self) -> int:
         """Return the bytes of its data."""
-        return self.count * DTYPES[self.dtype].itemsize
+        return self.elements * DTYPES[self.dtype].itemsize
 
     @property
     def is_float(self) -> bool:
@@ -82,7 +82,7 @@ class Schema:
             specs.append(TensorSpec(name, "F32" if DTYPES[dtype].is_float else dtype, tuple(shape)))
         if len({s.name for s in specs}) != len(specs):
             raise ConfigError("two tensors of the model have the same name")
-        if not any(s.is_float and s.count for s in specs):
+        if not any(s.is_float and s.elements for s in specs):
             raise ConfigError("the model has no float tensor, so there is nothing to aggregate")
         self.tensors = tuple(
             sorted(
@@ -123,7 +123,7 @@ class Schema:
     @cached_property
     def float_elements(self) -> int:
         """Return the number of float elements."""
-        return sum(s.count for s in self.floats)
+        return sum(s.elements for s in self.floats)
 
     @property
     def float_bytes(self) -> int:
@@ -132,12 +132,12 @@ class Schema:
 
     @cached_property
     def offsets(self) -> dict[str, int]:
-        """Return each tensor's place: first element of the float vector, or byte of the integers."""
+        """Return each tensor's place: an element of the float vector or a byte of the integers."""
         places, element, byte = {}, 0, 0
         for s in self.tensors:
             if s.is_float:
                 places[s.name] = element
-                element += s.count
+                element += s.elements
             else:
                 places[s.name] = byte
                 byte += s.nbytes

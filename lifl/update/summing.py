@@ -67,19 +67,20 @@ def flatten(document: Buffer, layout: Layout, floats: Floats, integers: Buffer) 
     """
     for at, x in float_blocks(document, layout):
         floats[at : at + len(x)] = x
-    source, target = memoryview(document), memoryview(integers)
-    for p in layout.integers:
-        target[p.target : p.target + p.end - p.start] = source[p.start : p.end]
+    memoryview(integers)[:] = integer_section(document, layout)
 
 
-def merge_integers(into: Buffer, document: Buffer, layout: Layout, schema: Schema) -> None:
-    """Raise an integer section (writable, ``int_bytes`` long) to an update's integers.
+def integer_section(document: Buffer, layout: Layout) -> bytes:
+    """Return a copy of a document's integers as the canonical section (``int_bytes`` long)."""
+    whole = memoryview(document)
+    return b"".join(whole[p.start : p.end] for p in sorted(layout.integers, key=lambda p: p.target))
+
+
+def merge_integers(into: Buffer, section: Buffer, schema: Schema) -> None:
+    """Raise an integer section (writable, ``int_bytes`` long) to another one's values.
 
     Elementwise maximum; for booleans that is "or".
     """
-    whole = memoryview(document)
-    found = {p.name: p for p in layout.integers}
-    for spec, kept in zip(schema.integers, integer_views(into, schema), strict=True):
-        p = found[spec.name]
-        new = np.frombuffer(whole[p.start : p.end], DTYPES[p.dtype].numpy)
+    pairs = zip(integer_views(into, schema), integer_views(section, schema), strict=True)
+    for kept, new in pairs:
         np.maximum(kept, new, out=kept)

@@ -62,7 +62,9 @@ def test_writes_the_bytes_of_the_stock_library() -> None:
 def test_any_model_of_float32_and_64_bit_integers_is_canonical_as_the_library_writes_it(
     model: dict[str, tuple[type, list[int]]],
 ) -> None:
-    arrays = {n: np.ones(shape, dtype) for n, (dtype, shape) in model.items()}
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        n: np.ones(shape, dtype) for n, (dtype, shape) in model.items()
+    }
     arrays["w"] = np.ones(3, np.float32)
     raw = save(arrays)
     schema = Schema.of(arrays)

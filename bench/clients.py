@@ -1,0 +1,104 @@
+"""Client processes for the figures: each holds its bytes ready and sends when told.
+
+Why: a client's own cost (building an update, Python's HTTP layer) must not hide
+the platform's, so these write the request head and one ``sendall``. They are real processes
+behind real sockets. They must not train.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import socket
+import time
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+MP = mp.get_context("fork")
+
+
+class Sent(NamedTuple):
+    """What one client saw: CLOCK_MONOTONIC seconds and the HTTP status (0 for a raw send)."""
+
+    started: float
+    last_byte: float
+    answered: float
+    status: int
+    answer: bytes
+
+
+class Clients:
+    """``n`` processes with the same document; use as a context manager."""
+
+    def __init__(self, n: int, document: bytes) -> None:
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for _ in range(n):
+            mine, theirs = MP.Pipe()
+            process = MP.Process(target=_serve, args=(theirs, document), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(mine)
+            self._processes.append(process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for pipe, process in zip(self._pipes, self._processes, strict=True):
+            process.terminate()  # children hold copies of these pipes: closing tells nobody
+            process.join()
+            pipe.close()
+
+    def start(self, requests: list[tuple[str, int, bytes]]) -> None:
+        """Let client *i* send ``(host, port, head)`` *i* now; an empty head is a raw send."""
+        for pipe, request in zip(self._pipes, requests, strict=False):
+            pipe.send(request)
+        self._busy = len(requests)
+
+    def wait(self) -> list[Sent]:
+        """Return what the clients that were started saw."""
+        return [pipe.recv() for pipe in self._pipes[: self._busy]]
+
+
+def head(
+    host: str, port: int, path: str, nbytes: int, headers: dict[str, str] | None = None
+) -> bytes:
+    """Return the head of a POST of ``nbytes`` that closes the connection afterwards."""
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}:{port}", f"Content-Length: {nbytes}"]
+    lines += ["Content-Type: application/vnd.safetensors", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def _serve(pipe: Connection, document: bytes) -> None:
+    while True:
+        pipe.send(_send(*pipe.recv(), document))
+
+
+def _send(host: str, port: int, request_head: bytes, document: bytes) -> Sent:
+    started = time.monotonic()
+    with socket.create_connection((host, port)) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if request_head:
+            sock.sendall(request_head)
+        sock.sendall(document)
+        last_byte = time.monotonic()
+        answer = b""
+        while chunk := sock.recv(65536):
+            answer += chunk
+    status = int(answer.split(b" ", 2)[1]) if request_head else 0
+    return Sent(started, last_byte, time.monotonic(), status, answer)
+
+
+def closed_port() -> int:
+    """Return a free TCP port of the loopback address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: Any = probe.getsockname()[1]
+        return int(port)

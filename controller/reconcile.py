@@ -1,0 +1,233 @@
+"""From what is seen to what is to be done.
+
+Why: the controller may be killed at any moment and keeps no truth; each pass
+looks at everything and returns the actions that bring it nearer to what the
+jobs ask for. Doing an action again is harmless. Pure: no I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from controller.plan.timing import surplus
+from controller.planning import make_plan, with_newcomers
+from controller.settings import PolicySettings
+from controller.view import COLLECTING, JobView, NodeView
+from lifl.platform.api import Aggregator
+from lifl.topology import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class CreateDomain:
+    """Make the job's pool and security domain on a node."""
+
+    node: str
+    job: JobView
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start an aggregator."""
+
+    aggregator: Aggregator
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Turn a plan into routes on a node."""
+
+    node: str
+    epoch: str
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class PutPlan:
+    """Tell the coordinator the plan; the round opens. ``revision`` is what it was made from."""
+
+    plan: Plan
+    round: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """No more updates come: aggregators of a node send on what they hold."""
+
+    node: str
+    epoch: str
+    job: str
+    assignment: int
+    plan_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """An assignment is over: leftovers of it on a node are freed."""
+
+    node: str
+    job: str
+    assignment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End aggregators."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDomain:
+    """Give a job's pool on a node back."""
+
+    node: str
+    job: str
+
+
+Action = CreateDomain | Start | Apply | PutPlan | Close | End | Stop | RemoveDomain
+
+
+@dataclass(slots=True)
+class Memory:
+    """What was done already: saves repeating it; losing it costs only that.
+
+    ``applied[node, job]`` is (agent epoch, assignment, plan epoch); ``closed``
+    holds the Close actions done, ``ended[node, job]`` the last assignment
+    ended; ``idle_since`` is when an aggregator, or a job that is over, was first
+    seen without work, in seconds; ``plans`` are the jobs' last plans with the
+    coordinator's revision at which they were sent.
+    """
+
+    applied: dict[tuple[str, str], tuple[str, int, int]] = field(default_factory=dict)
+    closed: set[Close] = field(default_factory=set)
+    ended: dict[tuple[str, str], int] = field(default_factory=dict)
+    idle_since: dict[str, float] = field(default_factory=dict)
+    over_since: dict[str, float] = field(default_factory=dict)
+    plans: dict[str, tuple[Plan, int]] = field(default_factory=dict)
+
+    def done(self, action: Action) -> None:
+        """Note that an action succeeded."""
+        match action:
+            case Apply(node, epoch, plan):
+                self.applied[node, plan.job] = (epoch, plan.assignment, plan.epoch)
+            case Close():
+                self.closed.add(action)
+            case End(node, job, assignment):
+                self.ended[node, job] = assignment
+                self.closed = {c for c in self.closed if c.job != job or c.assignment > assignment}
+            case PutPlan(plan, _, revision):
+                self.plans[plan.job] = (plan, revision)
+            case RemoveDomain(node, job):
+                self.applied.pop((node, job), None)
+                self.ended.pop((node, job), None)
+            case _:
+                pass
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is so at ``now`` (seconds): jobs, nodes with a living gateway, aggregators that run.
+
+    ``revision`` counts the coordinator's changes.
+    """
+
+    revision: int
+    jobs: Sequence[JobView]
+    nodes: Sequence[NodeView]
+    running: Sequence[Aggregator]
+    now: float
+
+    @property
+    def reachable(self) -> list[NodeView]:
+        """Return the nodes whose agent answers."""
+        return [n for n in self.nodes if n.epoch]
+
+
+def decide(seen: Seen, memory: Memory, policies: PolicySettings) -> list[Action]:
+    """Return what is to be done now, in order; an empty list when all is as it should be."""
+    actions: list[Action] = []
+    for job in seen.jobs:
+        if job.over:
+            actions += _end(job, job.assignment, seen, memory)
+        elif job.geometry is not None and seen.reachable:
+            actions += _serve(job, seen, memory, policies)
+    return actions + list(_tidy(seen, memory, policies))
+
+
+def _serve(job: JobView, seen: Seen, memory: Memory, policies: PolicySettings) -> Iterator[Action]:
+    """Bring up what a job's present assignment needs."""
+    for node in seen.reachable:
+        if job.job not in node.domains:
+            yield CreateDomain(node.name, job)
+    yield from _end(job, job.assignment - 1, seen, memory)
+    plan = job.plan
+    lost = plan is not None and not {n.name for n in seen.nodes}.issuperset(plan.nodes)
+    if (plan is None and job.phase == "planning" and job.expected) or lost:
+        previous, sent_at = memory.plans.get(job.job, (None, None))
+        if previous and previous.assignment == job.assignment and sent_at == seen.revision:
+            return  # the coordinator's answer to that plan is still to come
+        previous = plan or previous
+        others = [j for j in seen.jobs if j.job != job.job]
+        plan = make_plan(
+            job, others, seen.reachable, seen.running, previous=previous, policies=policies
+        )
+        yield from _bring_up(job, plan, seen, memory)
+        yield PutPlan(plan, job.round, seen.revision)
+    elif plan is not None and job.phase in COLLECTING:
+        if job.phase == "open" and len(plan.nodes) > 1:
+            known, plan = plan, with_newcomers(job, plan)
+            if plan is not known:
+                yield PutPlan(plan, job.round, seen.revision)
+        yield from _bring_up(job, plan, seen, memory)
+        if job.closing:
+            yield from _close(job, plan, seen, memory)
+
+
+def _bring_up(job: JobView, plan: Plan, seen: Seen, memory: Memory) -> Iterator[Action]:
+    """Start the aggregators that a plan lacks, and apply it where it is not."""
+    names = {a.name for a in seen.running}
+    reachable = {n.name for n in seen.reachable}
+    for role in plan.roles:
+        if role.name not in names and role.node in reachable:
+            yield Start(Aggregator(role.name, job.job, role.node), job.uid)
+    for node in seen.reachable:
+        wanted = (node.epoch, plan.assignment, plan.epoch)
+        if memory.applied.get((node.name, job.job)) != wanted or job.job not in node.domains:
+            yield Apply(node.name, node.epoch, plan)
+
+
+def _close(job: JobView, plan: Plan, seen: Seen, memory: Memory) -> Iterator[Action]:
+    for node in seen.reachable:
+        action = Close(node.name, node.epoch, job.job, job.assignment, plan.epoch)
+        if action not in memory.closed:
+            yield action
+
+
+def _end(job: JobView, assignment: int, seen: Seen, memory: Memory) -> Iterator[Action]:
+    """End every assignment up to ``assignment``."""
+    for node in seen.reachable:
+        ended = memory.ended.get((node.name, job.job), 0)
+        if job.job in node.domains and ended < assignment:
+            yield End(node.name, job.job, assignment)
+
+
+def _tidy(seen: Seen, memory: Memory, policies: PolicySettings) -> Iterator[Action]:
+    """Stop aggregators that had no role for a while, give back the pools of jobs that are over."""
+    working = [j for j in seen.jobs if not j.over]
+    busy = {r.name for j in working if j.plan is not None for r in j.plan.roles}
+    idle = [a.name for a in seen.running if a.name not in busy]
+    memory.idle_since = {name: memory.idle_since.get(name, seen.now) for name in idle}
+    old = surplus(memory.idle_since, seen.now, policies.keep_seconds)
+    if old:
+        yield Stop(old)
+
+    going_on = {j.job for j in working}
+    over = {job for n in seen.reachable for job in n.domains if job not in going_on}
+    memory.over_since = {job: memory.over_since.get(job, seen.now) for job in sorted(over)}
+    in_use = {a.job for a in seen.running}
+    for job in surplus(memory.over_since, seen.now, policies.keep_seconds):
+        if job not in in_use:
+            yield from (RemoveDomain(n.name, job) for n in seen.reachable if job in n.domains)

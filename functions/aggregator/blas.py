@@ -1,0 +1,137 @@
+"""The kernels that add one vector to another: OpenBLAS by ctypes, and plain numpy.
+
+Why: the sum must run at memory speed with one thread, in a process that starts
+fast. ``bench/kernels.py`` compares the candidates; OpenBLAS' single-precision
+``axpy`` won, and loading its shared library costs a fraction of importing SciPy.
+This is the one module that knows ``scipy_openblas32``. Where that package is
+missing :class:`NumpyKernel` gives the same result within rounding, at about half
+the speed.
+
+It must not know what the vectors mean, and a kernel keeps no state between calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+
+BLOCK = 65536
+"""Elements of a cache block: 256 KB of float32, so that a block and its scratch fit in L2."""
+
+_CALL_MAX = 1 << 30
+"""Elements per BLAS call: its counts are 32-bit signed."""
+
+
+class Kernel(Protocol):
+    """Element-wise operations on contiguous float32 vectors of equal length."""
+
+    name: str
+
+    def axpby(self, a: float, x: F32, b: float, y: F32) -> None:
+        """Compute ``y = a*x + b*y`` in one pass; with ``b == 0`` y is not read."""
+
+    def scale(self, b: float, y: F32) -> None:
+        """Compute ``y = b*y``."""
+
+
+class NumpyKernel:
+    """Cache-blocked numpy: always there."""
+
+    name = "numpy"
+
+    def axpby(self, a: float, x: F32, b: float, y: F32) -> None:
+        """Compute ``y = a*x + b*y``."""
+        if b == 0.0:
+            np.multiply(x, np.float32(a), out=y)
+            return
+        block = np.empty(min(BLOCK, len(y)), np.float32)
+        for start in range(0, len(y), BLOCK):
+            part = y[start : start + BLOCK]
+            scratch = block[: len(part)]
+            np.multiply(x[start : start + BLOCK], np.float32(a), out=scratch)
+            if b != 1.0:
+                np.multiply(part, np.float32(b), out=part)
+            np.add(part, scratch, out=part)
+
+    def scale(self, b: float, y: F32) -> None:
+        """Compute ``y = b*y``."""
+        np.multiply(y, np.float32(b), out=y)
+
+
+class BlasKernel:
+    """OpenBLAS, one thread; releases the interpreter's lock while it sums.
+
+    Raises
+    ------
+    OSError
+        if the library is not installed or does not load.
+    """
+
+    name = "openblas"
+
+    def __init__(self) -> None:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read once, when it is loaded
+        library = ctypes.CDLL(str(_library_path()))
+        i32, f32, pointer = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+        self._saxpy = library.scipy_cblas_saxpy
+        self._saxpy.argtypes = [i32, f32, pointer, i32, pointer, i32]
+        self._saxpy.restype = None
+        self._saxpby = library.scipy_cblas_saxpby
+        self._saxpby.argtypes = [i32, f32, pointer, i32, f32, pointer, i32]
+        self._saxpby.restype = None
+        library.scipy_openblas_set_num_threads(1)
+
+    def axpby(self, a: float, x: F32, b: float, y: F32) -> None:
+        """Compute ``y = a*x + b*y``."""
+        if b == 0.0:
+            np.multiply(x, np.float32(a), out=y)
+            return
+        _check(x, y)
+        for start in range(0, len(y), _CALL_MAX):
+            n = min(_CALL_MAX, len(y) - start)
+            source, target = x.ctypes.data + 4 * start, y.ctypes.data + 4 * start
+            if b == 1.0:
+                self._saxpy(n, a, source, 1, target, 1)
+            else:
+                self._saxpby(n, a, source, 1, b, target, 1)
+
+    def scale(self, b: float, y: F32) -> None:
+        """Compute ``y = b*y``."""
+        np.multiply(y, np.float32(b), out=y)
+
+
+def _check(x: F32, y: F32) -> None:
+    """Refuse what would make the library write outside ``y``."""
+    if (
+        x.dtype != np.float32
+        or y.dtype != np.float32
+        or x.shape != y.shape
+        or x.ndim != 1
+        or not (x.flags.c_contiguous and y.flags.c_contiguous and y.flags.writeable)
+    ):
+        raise ValueError("the kernel takes two contiguous float32 vectors of one length")
+
+
+def _library_path() -> Path:
+    """Find the library without importing its package, which would cost 25 ms more."""
+    spec = importlib.util.find_spec("scipy_openblas32")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(place, "lib").glob("libscipy_openblas*.so")):
+            return path
+    raise OSError("the package scipy-openblas32 is not installed")
+
+
+def best_kernel() -> Kernel:
+    """Return OpenBLAS, or numpy where it is missing."""
+    try:
+        return BlasKernel()
+    except OSError:
+        return NumpyKernel()

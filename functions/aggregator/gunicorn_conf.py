@@ -1,0 +1,34 @@
+"""How gunicorn runs an aggregator; :mod:`functions.aggregator.app` has the command.
+
+Why: one worker, since the pool's mapping and the machine belong to one process;
+a few threads, since only probes, metrics and the vanilla way use HTTP. The control
+socket is off: it would start an event loop nobody asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+bind = f"{os.environ.get('LIFL_HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
+workers = 1
+worker_class = "gthread"
+threads = 4
+worker_tmp_dir = "/dev/shm"
+control_socket_disable = True
+timeout = 120
+graceful_timeout = 30
+
+
+def post_fork(_server: Any, worker: Any) -> None:
+    """Disarm the crash point in a worker that takes a dead one's place."""
+    if worker.age > 1:
+        os.environ.pop("LIFL_CRASH_AT", None)
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Seal and send what is held, then leave."""
+    app = getattr(worker, "wsgi", None)  # None if the worker never came up
+    runtime = app.extensions["lifl"] if app is not None else None
+    if runtime is not None:
+        runtime.stop(graceful_timeout)

@@ -1,0 +1,219 @@
+"""The aggregator's state machine: Recv → Agg → Send, as a pure class.
+
+Why: what an aggregator does must be testable without sockets or memory, and be
+one program for leaf, middle and top. Events go in, instructions come out; the
+runtime performs them in order and feeds back what happened.
+
+    Received ──► Take ──► Taken ──► OpenOutput ──► Opened ──► Add ... SealAndSend ──► Sealed
+                  └─► Refused          └─► NoRoom: Untake, try again later
+
+Rules held here:
+
+- Eager adds on arrival, lazy when the goal is reached; both keep Σ n·w and Σ n
+  and divide once, at the top, so both give the same mean.
+- The goal is a hint. An output is sealed when it is reached or on a flush; what
+  arrives later starts another partial of the same assignment.
+- Several assignments may be open at once. A role change touches none of them.
+- Inputs of one output have disjoint covers; one that overlaps is refused.
+
+It must not do I/O, look at the clock or touch an object's data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from functions.aggregator.steps import (
+    Add,
+    Event,
+    Fenced,
+    Flush,
+    Forget,
+    Instruction,
+    NoRoom,
+    Opened,
+    OpenOutput,
+    Received,
+    Refuse,
+    Retry,
+    RetryAfter,
+    RoleChanged,
+    SealAndSend,
+    Sealed,
+    Take,
+    Taken,
+    Untake,
+)
+from functions.aggregator.summing import Span
+from lifl.store import RoleRow, SlotKind, SlotRef
+from lifl.update import Schema
+from lifl.wire import Descriptor, Opcode
+
+LAZY = 1
+REMEMBERED_ROLES = 16
+RETRY_SECONDS = 0.05
+_NO_ROLE = RoleRow(assignment=0, epoch=0, goal=0, timing=0, final=False)
+
+
+@dataclass(slots=True)
+class _Sum:
+    """One open output."""
+
+    assignment: int
+    schema: Schema
+    span: Span
+    output: SlotRef | None = None
+    waiting: list[Taken] = field(default_factory=list)
+    added: list[SlotRef] = field(default_factory=list)
+    cover: set[int] = field(default_factory=set)
+    weight: float = 0.0
+    flushing: bool = False
+    divided: bool = False
+
+    @property
+    def count(self) -> int:
+        return len(self.added) + len(self.waiting)
+
+
+class Machine:
+    """Everything one aggregator knows; see the module."""
+
+    def __init__(self) -> None:
+        self._roles: dict[int, RoleRow] = {}
+        self._sums: dict[int, _Sum] = {}
+        self._parked: list[SlotRef] = []
+
+    @property
+    def open(self) -> tuple[int, ...]:
+        """The assignments of which something is held."""
+        return tuple(self._sums)
+
+    def knows(self, assignment: int) -> bool:
+        """Whether a role in this assignment was seen."""
+        return assignment in self._roles
+
+    def on(self, event: Event) -> list[Instruction]:  # noqa: PLR0911  one return an event
+        """Return what to do about ``event``, in order."""
+        match event:
+            case Received(descriptor):
+                return self._received(descriptor)
+            case Taken():
+                return self._taken(event)
+            case Opened(assignment, output):
+                total = self._sums[assignment]
+                total.output = output
+                return self._advance(total)
+            case NoRoom(assignment):
+                return self._no_room(assignment)
+            case Sealed(assignment):
+                del self._sums[assignment]
+                return []
+            case Fenced(assignment):
+                return self._fenced(assignment)
+            case Flush(assignment):
+                return self._flush(assignment)
+            case RoleChanged(role):
+                return self._role_changed(role)
+            case Retry():
+                parked, self._parked = self._parked, []
+                return [Take(ref) for ref in parked]
+
+    def _received(self, descriptor: Descriptor) -> list[Instruction]:
+        if descriptor.opcode is Opcode.OBJECT:
+            return [Take(SlotRef(descriptor.slot, descriptor.generation))]
+        if descriptor.opcode is Opcode.FLUSH:
+            return self._flush(descriptor.assignment)
+        return []  # WAKE: the runtime has read the role row
+
+    def _taken(self, taken: Taken) -> list[Instruction]:
+        assignment = taken.entry.assignment
+        total = self._sums.get(assignment)
+        if reason := self._unusable(taken, total):
+            return [Refuse(taken.ref, reason)]
+        if total is None:
+            role = self._roles.get(assignment, _NO_ROLE)
+            total = _Sum(assignment, taken.schema, Span(role.lo, role.hi))
+            self._sums[assignment] = total
+        total.waiting.append(taken)
+        total.cover.update(taken.cover)
+        total.weight += taken.entry.weight
+        return self._advance(total)
+
+    @staticmethod
+    def _unusable(taken: Taken, total: _Sum | None) -> str:
+        if taken.entry.kind not in {SlotKind.UPDATE, SlotKind.PARTIAL}:
+            return f"it is a {taken.entry.kind.name}, not an update or a partial"
+        if total is None:
+            return ""
+        if taken.schema != total.schema:
+            return f"{taken.schema} does not fit assignment {total.assignment}, {total.schema}"
+        if not total.cover.isdisjoint(taken.cover):
+            both = sorted(total.cover.intersection(taken.cover))
+            return f"updates {both[:5]} are in the sum of assignment {total.assignment} already"
+        return ""
+
+    def _advance(self, total: _Sum) -> list[Instruction]:
+        role = self._roles.get(total.assignment, _NO_ROLE)
+        done = total.flushing or 0 < role.goal <= total.count
+        if not done and (role.timing == LAZY or not total.waiting):
+            return []
+        if total.output is None:
+            return [OpenOutput(total.assignment, total.schema, total.span)]
+        mean = done and role.final and total.weight > 0
+        steps: list[Instruction] = []
+        for i, item in enumerate(total.waiting):
+            last = i == len(total.waiting) - 1
+            divide_by = total.weight if mean and last else 1.0
+            total.divided = mean and last
+            steps.append(Add(total.assignment, item.ref, item.entry, divide_by))
+            total.added.append(item.ref)
+        total.waiting.clear()
+        if done:
+            steps.append(self._seal(total, total.output, mean))
+        return steps
+
+    @staticmethod
+    def _seal(total: _Sum, output: SlotRef, mean: bool) -> SealAndSend:
+        return SealAndSend(
+            assignment=total.assignment,
+            output=output,
+            weight=total.weight,
+            mean=mean,
+            divide_by=total.weight if mean and not total.divided else 1.0,
+            cover=tuple(sorted(total.cover)),
+            inputs=tuple(total.added),
+        )
+
+    def _no_room(self, assignment: int) -> list[Instruction]:
+        total = self._sums.pop(assignment)
+        refs = [item.ref for item in total.waiting]
+        self._parked.extend(refs)
+        return [*(Untake(ref) for ref in refs), RetryAfter(RETRY_SECONDS)]
+
+    def _fenced(self, assignment: int) -> list[Instruction]:
+        total = self._sums.pop(assignment)
+        refs = [*total.added, *(item.ref for item in total.waiting)]
+        return [Forget(assignment), *(Untake(ref) for ref in refs)]
+
+    def _flush(self, assignment: int) -> list[Instruction]:
+        total = self._sums.get(assignment)
+        if total is None:
+            return []
+        total.flushing = True
+        return self._advance(total)
+
+    def _role_changed(self, role: RoleRow) -> list[Instruction]:
+        if role.assignment == 0:
+            return []
+        self._roles.pop(role.assignment, None)  # newest last
+        self._roles[role.assignment] = role
+        self._trim(a for a in tuple(self._roles) if a not in self._sums)
+        total = self._sums.get(role.assignment)
+        return self._advance(total) if total is not None else []
+
+    def _trim(self, idle: Iterable[int]) -> None:
+        for assignment in idle:
+            if len(self._roles) <= REMEMBERED_ROLES:
+                return
+            del self._roles[assignment]

@@ -1,0 +1,44 @@
+"""What an aggregator reads from its environment.
+
+It must not read the environment at import time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from functions.aggregator.crash import CrashPoint
+from lifl.naming import check_name
+from lifl.settings import FunctionSettings, read
+
+
+@dataclass(frozen=True, slots=True)
+class AggregatorSettings:
+    """Settings of one aggregator process."""
+
+    function: FunctionSettings
+    domain: str
+    """The job whose updates it sums. Empty: it serves the vanilla way, without an agent."""
+    patience: float
+    """Seconds without an agent after which the process ends."""
+    max_body_bytes: int
+    """The largest request body taken in the vanilla way."""
+    max_partials: int
+    """The most sums kept open between requests in the vanilla way."""
+    crash: CrashPoint
+    """For tests; see :mod:`functions.aggregator.crash`."""
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> AggregatorSettings:
+        """Read the LIFL_* variables; raises ConfigError."""
+        domain = read(env, "LIFL_DOMAIN", str, "")
+        return cls(
+            function=FunctionSettings.from_env(env),
+            domain=check_name(domain, "LIFL_DOMAIN") if domain else "",
+            patience=read(env, "LIFL_AGENT_PATIENCE", float, 60.0),
+            max_body_bytes=read(env, "LIFL_MAX_BODY_BYTES", int, 1 << 30),
+            max_partials=read(env, "LIFL_MAX_PARTIALS", int, 8),
+            crash=read(env, "LIFL_CRASH_AT", CrashPoint, CrashPoint()),
+        )

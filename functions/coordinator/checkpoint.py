@@ -1,0 +1,156 @@
+"""A job's model versions on disk.
+
+Why: a version that clients were told of must survive anything, so its files
+are complete and synced before the transaction that names them. A model file is
+a canonical safetensors document written straight from shared memory; an
+optimizer's state lies beside it as raw float32 vectors, written through a
+mapping so that none is held twice. It must not know rounds or strategies.
+
+    JOB/v000012.safetensors    JOB/v000012.m.f32    JOB/v000012.v.f32
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lifl.errors import ConfigError
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+_FILE = re.compile(r"v(\d+)\.(?:safetensors|\w+\.f32)\Z")
+
+
+@dataclass(slots=True)
+class Draft:
+    """Files of a version that is being made, under temporary names."""
+
+    directory: Path
+    version: int
+    _files: dict[Path, int] = field(default_factory=dict)
+
+    def write_model(self, document: memoryview) -> str:
+        """Write the model's document; return the file's final name."""
+        name = f"v{self.version:06d}.safetensors"
+        fd = self._create(name)
+        rest = document
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        return name
+
+    def map_model(self, size: int) -> tuple[str, mmap.mmap]:
+        """Return the model file's final name and its ``size`` bytes, to be filled."""
+        return self._map(f"v{self.version:06d}.safetensors", size)
+
+    def map_vector(self, name: str, elements: int) -> tuple[str, Floats]:
+        """Return a state vector's final file name and the vector, to be filled."""
+        file, mapped = self._map(f"v{self.version:06d}.{name}.f32", elements * 4)
+        return file, np.frombuffer(mapped, np.float32)
+
+    def _map(self, name: str, size: int) -> tuple[str, mmap.mmap]:
+        """Map a new file; OSError if the disk has no room (writing would kill us then)."""
+        fd = self._create(name)
+        os.posix_fallocate(fd, 0, size)
+        return name, mmap.mmap(fd, size)
+
+    def keep(self) -> None:
+        """Sync the files and give them their names; on return they survive a power cut."""
+        for path, fd in self._files.items():
+            os.fsync(fd)
+            path.rename(path.with_suffix(""))
+        self._close()
+        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def discard(self) -> None:
+        """Remove what was not kept."""
+        for path in self._files:
+            path.unlink(missing_ok=True)
+        self._close()
+
+    def _create(self, name: str) -> int:
+        path = self.directory / f"{name}.part"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._files[path] = fd
+        return fd
+
+    def _close(self) -> None:
+        for fd in self._files.values():
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._files.clear()
+
+
+class Checkpoints:
+    """One job's directory of versions."""
+
+    def __init__(self, root: Path, job: str) -> None:
+        self.directory = root / job
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def draft(self, version: int) -> Draft:
+        """Begin a version."""
+        return Draft(self.directory, version)
+
+    def path(self, name: str) -> Path:
+        """Return where a file of a version lies."""
+        return self.directory / name
+
+    def read_model(self, name: str, target: memoryview) -> None:
+        """Read a model's document into ``target``, which has its length.
+
+        Raises
+        ------
+        ConfigError
+            if the file is missing or has another length.
+        """
+        path = self.path(name)
+        try:
+            with path.open("rb", buffering=0) as f:
+                if os.fstat(f.fileno()).st_size != len(target):
+                    raise ConfigError(f"the checkpoint {path} is not {len(target)} bytes long")
+                rest = target
+                while rest:
+                    rest = rest[f.readinto(rest) :]
+        except FileNotFoundError:
+            raise ConfigError(f"the checkpoint {path} is missing") from None
+
+    def vectors(self, names: Mapping[str, str], elements: int) -> dict[str, Floats]:
+        """Return state vectors, read-only, mapped from their files.
+
+        ``names`` maps the vectors' names to file names.
+
+        Raises
+        ------
+        ConfigError
+            if a file is missing or has another length.
+        """
+        return {vector: self._map(self.path(file), elements) for vector, file in names.items()}
+
+    @staticmethod
+    def _map(path: Path, elements: int) -> Floats:
+        try:
+            with path.open("rb") as f:
+                if os.fstat(f.fileno()).st_size != elements * 4:
+                    raise ConfigError(f"the checkpoint {path} is not {elements} float32 long")
+                return np.frombuffer(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ), np.float32)
+        except FileNotFoundError:
+            raise ConfigError(f"the checkpoint {path} is missing") from None
+
+    def prune(self, versions: Iterable[int]) -> None:
+        """Remove the files of all versions but these."""
+        wanted = set(versions)
+        for path in self.directory.iterdir():
+            match = _FILE.match(path.name)
+            if match and int(match[1]) not in wanted:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,75 @@
+"""The next model and optimizer state, made in their final places.
+
+Why: the model is written from the partials into a slot of the pool in one
+pass, its checkpoint from the same bytes, the state straight into its files: no
+temporary of a model's size. It must not decide when, and changes nothing that
+is in force: until the version is committed all of it can be thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from functions.coordinator import crash
+from functions.coordinator.checkpoint import Checkpoints, Draft, Floats
+from functions.coordinator.records import VersionRecord
+from functions.coordinator.shelf import Held, Shelf
+from functions.coordinator.strategies import Strategy, advance, initial_state
+from lifl.store import SlotRef
+
+
+class NewVersion(NamedTuple):
+    """Files that are on the disk, and the state vectors in them."""
+
+    model_file: str
+    vector_files: dict[str, str]
+    state: dict[str, Floats]
+
+
+class Optimizer:
+    """A job's strategy with its state vectors."""
+
+    def __init__(
+        self, strategy: Strategy, elements: int, checkpoints: Checkpoints, version: VersionRecord
+    ) -> None:
+        self._strategy = strategy
+        self._elements = elements
+        if version.vector_files:
+            self.state = checkpoints.vectors(version.vector_files, elements)
+        else:
+            self.state = initial_state(strategy, elements)
+
+    def make(
+        self, shelf: Shelf, draft: Draft, ref: SlotRef, held: Sequence[Held], *, delta: bool
+    ) -> NewVersion:
+        """Make the next model in slot ``ref`` and all its files.
+
+        Assign the returned state to :attr:`state` once the version is committed.
+
+        Raises
+        ------
+        Diverged
+            if the new model is not finite.
+        OSError
+            if the disk is full or fails.
+        """
+        shelf.fill(ref, held)
+        files: dict[str, str] = {}
+        state: dict[str, Floats] = {}
+        for name in self._strategy.vectors:
+            files[name], state[name] = draft.map_vector(name, self._elements)
+        advance(
+            self._strategy,
+            shelf.floats(shelf.model),
+            shelf.parts(held),
+            old=self.state,
+            new=state,
+            out=shelf.floats(ref),
+            delta=delta,
+        )
+        crash.point("computed")
+        model_file = draft.write_model(shelf.document(ref))
+        draft.keep()
+        crash.point("checkpointed")
+        return NewVersion(model_file, files, state)

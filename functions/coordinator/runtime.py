@@ -1,0 +1,293 @@
+"""One running job: its lock, its round machine, its store, and who is told.
+
+Why: every event, from HTTP, the timer or the data thread, goes the same way:
+decide in memory under the job's lock, write through, then tell watchers. It
+must not touch shared memory or model files.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from functions.coordinator import crash, losses
+from functions.coordinator.effects import Effects, Notice
+from functions.coordinator.jobs import JobSpec
+from functions.coordinator.problems import Refused
+from functions.coordinator.records import (
+    Claim,
+    JobRecord,
+    JobState,
+    Phase,
+    RoundRecord,
+    Transfer,
+    VersionRecord,
+)
+from functions.coordinator.rounds import RoundMachine
+from functions.coordinator.state import Change, Commit, Snapshot, StateStore
+from functions.coordinator.summaries import summarize
+from functions.coordinator.updates import ClaimRequest, CoverRefused, Place, Updates
+from functions.coordinator.watch import Revisions
+from lifl.errors import LiflError
+from lifl.update import Schema
+
+_ENDED = {Phase.DONE: JobState.DONE, Phase.STOPPED: JobState.STOPPED, Phase.FAILED: JobState.FAILED}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlace:
+    """Where the present model lies in shared memory; bytes within the slot."""
+
+    node: str
+    slot: int
+    generation: int
+    doc_start: int
+    doc_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A new version whose files are on the disk: the updates in it, Σ n, and the files' names."""
+
+    cover: tuple[int, ...]
+    weight: float
+    model_file: str
+    vector_files: dict[str, str]
+
+
+class Job:
+    """A running job. All methods may be called from any thread."""
+
+    def __init__(
+        self,
+        record: JobRecord,
+        spec: JobSpec,
+        store: StateStore,
+        revisions: Revisions,
+        snapshot: Snapshot,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if record.schema is None or snapshot.version is None or snapshot.round is None:
+            raise LiflError(f"job {record.name} has no model yet")
+        self.name = record.name
+        self.record = record
+        self.spec = spec
+        self.schema = Schema.from_json(record.schema)
+        self.version = snapshot.version
+        self.model: ModelPlace | None = None
+        self.wake: Callable[[], None] = lambda: None
+        self._store = store
+        self._revisions = revisions
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._boots: dict[str, str] = {}
+        self._unwritten: list[Change] = []
+        self.rounds = RoundMachine(
+            spec.rules,
+            snapshot.round,
+            claims=snapshot.claims,
+            transfers=snapshot.transfers,
+            known=snapshot.clients,
+        )
+        self._updates = Updates(self.rounds)
+
+    @property
+    def over(self) -> bool:
+        """Whether no round follows."""
+        return self.rounds.phase.over
+
+    @property
+    def assignment(self) -> int:
+        """Return the present attempt's number in the data plane."""
+        return self.rounds.record.assignment
+
+    @contextmanager
+    def locked(self) -> Iterator[RoundMachine]:
+        """Keep the machine still while it is read."""
+        with self._lock:
+            yield self.rounds
+
+    def nodes(self) -> set[str]:
+        """Return the nodes that accepted updates lie on."""
+        with self._lock:
+            return {c.at for c in self.rounds.book.sealed()}
+
+    # -- events ---------------------------------------------------------------
+
+    def claim(self, ask: ClaimRequest) -> tuple[Claim, bool]:
+        """Decide on an update: its claim, and whether it is a duplicate; raises Refused."""
+        with self._lock:
+            claim, duplicate, effects = self._updates.claim(ask)
+            self._apply(effects)
+        crash.point("claimed")
+        return claim, duplicate
+
+    def sealed(self, serial: int, place: Place, digest: str | None, boot: str | None) -> None:
+        """Count an update; raises Refused.
+
+        ``boot`` names the gateway's life: one that has been succeeded since,
+        whose successor's inventory lacks the update, comes too late.
+        """
+        with self._lock:
+            if boot is not None and self._boots.get(place.node, boot) != boot:
+                raise Refused(409, "claim-gone", f"gateway {place.node} was restarted since")
+            self._apply(self._updates.sealed(serial, place, digest, self._clock()))
+        crash.point("sealed")
+
+    def aborted(self, serial: int) -> None:
+        """Open a claim again whose upload failed."""
+        with self._lock:
+            self._apply(self._updates.aborted(serial))
+
+    def transfer(self, ask: Transfer) -> bool:
+        """Let a partial go to another node; True if it is there already; raises Refused."""
+        with self._lock, self._lossy():
+            arrived, effects = self._updates.transfer(ask, self._clock())
+            self._apply(effects)
+            return arrived
+
+    def transferred(self, assignment: int, serial: int, place: Place) -> None:
+        """Count a partial as being on the node it was sent to; raises Refused."""
+        with self._lock, self._lossy():
+            self._apply(self._updates.transferred(assignment, serial, place, self._clock()))
+
+    def partial(self, assignment: int, cover: Sequence[int]) -> bool:
+        """Decide whether a partial that reached the coordinator is kept."""
+        with self._lock:
+            kept, effects = self._updates.partial(assignment, cover, self._clock())
+            self._apply(effects)
+            return kept
+
+    def planned(self, round_number: int, plan: Mapping[str, Any]) -> None:
+        """Open the round under a plan; raises Refused."""
+        with self._lock:
+            if round_number != self.rounds.record.round:
+                raise Refused(409, "wrong-round", f"the job is in round {self.rounds.record.round}")
+            self._apply(self.rounds.planned(plan, self._clock()))
+        crash.point("opened")
+
+    def learn(self, clients: Iterable[str]) -> None:
+        """Note clients that were seen."""
+        with self._lock:
+            self._apply(self.rounds.learn(clients, self._clock()))
+
+    def tick(self) -> float | None:
+        """Let time pass; return when to call next (unix time)."""
+        with self._lock:
+            self._apply(self.rounds.tick(self._clock()))
+            return self.rounds.due()
+
+    def node_lost(self, node: str) -> None:
+        """Ask those clients again whose accepted updates were on ``node``."""
+        with self._lock:
+            self._apply(losses.node_lost(self.rounds, node, self._clock()))
+
+    def inventory(self, node: str, serials: Iterable[int], boot: str | None) -> list[int]:
+        """Compare with what a gateway has; return the serials that nobody waits for."""
+        with self._lock:
+            if boot is not None:
+                self._boots[node] = boot
+            unknown, effects = losses.inventory(self.rounds, node, serials, self._clock())
+            self._apply(effects)
+            return unknown
+
+    def forget_held(self) -> None:
+        """Note that the partials held so far will come again."""
+        with self._lock:
+            self.rounds.forget_held()
+
+    def end(self, phase: Phase, detail: str = "") -> None:
+        """End the job, for good; nothing happens if it is over."""
+        with self._lock:
+            if self.over:
+                return
+            if self.rounds.phase is Phase.COMMITTING and phase is Phase.STOPPED:
+                raise Refused(409, "committing", "a version is being made; stop again in a moment")
+            effects = self.rounds.end(phase)
+            self.record = replace(self.record, state=_ENDED[phase], detail=detail)
+            self._store.put_job(self.record)
+            self._apply(effects)
+
+    # -- versions -------------------------------------------------------------
+
+    def begin_commit(self) -> bool:
+        """Whether the round is complete; if so, nothing changes it until the commit has ended."""
+        with self._lock:
+            if not self.rounds.ready():
+                return False
+            self.rounds.committing()
+            return True
+
+    def abandon_commit(self) -> None:
+        """The version could not be made; it will be tried again."""
+        with self._lock:
+            self.rounds.not_committed()
+
+    def record_commit(self, made: Made) -> RoundRecord:
+        """Make a version durable whose files are; return the round that follows."""
+        with self._lock:
+            now, present = self._clock(), self.rounds.record
+            following = self.rounds.following(now)
+            version = VersionRecord(
+                version=self.rounds.version + 1,
+                round=present.round,
+                assignment=present.assignment,
+                cover=made.cover,
+                weight=made.weight,
+                model_file=made.model_file,
+                vector_files=made.vector_files,
+                created=now,
+            )
+            done = following.phase is Phase.DONE
+            record = replace(self.record, state=JobState.DONE) if done else self.record
+            change = Change(round=following, forget_before=present.assignment)
+            summary = summarize(present, self.rounds.book.sealed(), version)
+            self._flush()
+        self._store.commit(Commit(record, version, change, summary))
+        self.record, self.version = record, version
+        return following
+
+    def finish_commit(self, following: RoundRecord, model: ModelPlace | None) -> None:
+        """Go on to the round that follows, with the new model in its place."""
+        with self._lock:
+            self.model = model
+            self._apply(self.rounds.committed(following, self._clock()))
+
+    def published(self, model: ModelPlace) -> None:
+        """The present version lies in shared memory (again)."""
+        self.model = model
+        self._revisions.bump()
+
+    # -- inside ---------------------------------------------------------------
+
+    def _apply(self, effects: Effects) -> None:
+        if effects.change:
+            self._unwritten.append(effects.change)
+        try:
+            self._flush()
+        finally:
+            if effects.notice is Notice.NOW:
+                self._revisions.bump()
+                self.wake()
+            elif effects.notice is Notice.SOON:
+                self._revisions.bump_soon()
+
+    def _flush(self) -> None:
+        """Write what is not written yet, in order; what fails is tried again with the next event."""
+        while self._unwritten:
+            self._store.write(self.name, self._unwritten[0])
+            self._unwritten.pop(0)
+
+    @contextmanager
+    def _lossy(self) -> Iterator[None]:
+        """Apply what a refused partial has cost."""
+        try:
+            yield
+        except CoverRefused as e:
+            self._apply(e.effects)
+            raise

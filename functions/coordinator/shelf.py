@@ -1,0 +1,121 @@
+"""A job's models in shared memory.
+
+Why: gateways serve the model from the pool, so a new version is made straight
+in a slot there. It must not know strategies or rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from functions.coordinator.checkpoint import Checkpoints, Floats
+from functions.coordinator.records import VersionRecord
+from functions.coordinator.strategies import Part
+from lifl.store import Pool, Seal, SlotEntry, SlotKind, SlotRef, SlotState
+from lifl.update import Schema, integer_views
+
+NO_ASSIGNMENT = 0
+"""Models belong to no assignment, so no assignment's end removes them."""
+MEAN_LAYOUT = 2
+
+
+class Held(NamedTuple):
+    """A partial that the coordinator has taken."""
+
+    ref: SlotRef
+    entry: SlotEntry
+    cover: tuple[int, ...]
+
+
+class Shelf:
+    """One job's models in one pool."""
+
+    def __init__(self, pool: Pool, owner: int, schema: Schema) -> None:
+        self._pool = pool
+        self._owner = owner
+        self._schema = schema
+        self._int_at = pool.geometry.meta_bytes - schema.int_bytes
+        self.doc_start = self._int_at - schema.int_start
+        self.doc_bytes = schema.document_bytes
+        self.present: SlotRef | None = None
+
+    def put(self, version: VersionRecord, checkpoints: Checkpoints) -> SlotRef:
+        """Have ``version`` sealed in the pool: as it was left there, or from its checkpoint."""
+        self.present = None
+        for ref in self._pool.find(state=SlotState.SEALED, kind=SlotKind.MODEL):
+            entry = self._pool.entry(ref.slot)
+            same = (entry.base_version, entry.doc_bytes) == (version.version, self.doc_bytes)
+            if same and self.present is None:
+                self.present = ref
+            else:
+                self._pool.retire(ref)
+        if self.present is None:
+            ref = self.reserve()
+            checkpoints.read_model(version.model_file, self.document(ref))
+            self.seal(ref, version.version, ())
+        return self.model
+
+    @property
+    def model(self) -> SlotRef:
+        """Return the present model; LookupError before :meth:`put`."""
+        if self.present is None:
+            raise LookupError("no model was published yet")
+        return self.present
+
+    def reserve(self) -> SlotRef:
+        """Take a slot for a new model; raises PoolFull."""
+        return self._pool.reserve(SlotKind.MODEL, self._owner, NO_ASSIGNMENT)
+
+    def drop(self, ref: SlotRef) -> None:
+        """Give up a model that was being made."""
+        self._pool.drop(ref, self._owner)
+
+    def seal(self, ref: SlotRef, version: int, inputs: Sequence[SlotRef]) -> None:
+        """Make a model the present one, free the partials in it, and retire the one before."""
+        seal = Seal(
+            serial=version,
+            weight=0.0,
+            doc_start=self.doc_start,
+            doc_bytes=self.doc_bytes,
+            base_version=version,
+            inputs=inputs,
+        )
+        self._pool.seal(ref, self._owner, seal)
+        before, self.present = self.present, ref
+        if before is not None:
+            self._pool.retire(before)
+
+    def document(self, ref: SlotRef) -> memoryview:
+        """Return a model's bytes."""
+        whole = self._pool.slot_bytes(ref.slot)
+        return whole[self.doc_start : self.doc_start + self.doc_bytes]
+
+    def floats(self, ref: SlotRef) -> Floats:
+        """Return an object's float32 vector, ``float_elements`` long."""
+        return self._pool.floats(ref.slot)[: self._schema.float_elements]
+
+    def integers(self, ref: SlotRef) -> memoryview:
+        """Return an object's integer section."""
+        return self._pool.meta(ref.slot)[self._int_at :]
+
+    def parts(self, held: Sequence[Held]) -> list[Part]:
+        """Return what partials hold, as the strategies read it."""
+        return [
+            Part(self.floats(h.ref), h.entry.weight, h.entry.layout == MEAN_LAYOUT) for h in held
+        ]
+
+    def fill(self, ref: SlotRef, held: Sequence[Held]) -> None:
+        """Write a model's header and integers; these are the elementwise maximum of all parts'."""
+        header = self._schema.canonical_header()
+        self._pool.meta(ref.slot)[self.doc_start : self.doc_start + len(header)] = header
+        target = self.integers(ref)
+        first, *others = held
+        target[:] = self.integers(first.ref)
+        for item in others:
+            into = integer_views(target, self._schema)
+            source = integer_views(self.integers(item.ref), self._schema)
+            for kept, new in zip(into, source, strict=True):
+                np.maximum(kept, new, out=kept)

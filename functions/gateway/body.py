@@ -1,0 +1,237 @@
+"""A request's body, read off the socket into memory the caller names.
+
+Why: gunicorn's own reader hands out ``bytes``, one more copy of every update.
+A body of known length is received straight into a memoryview with
+``recv_into``; only what came in the same packet as the headers is copied. The
+reader's own count is kept right, so that the connection can serve the next
+request. A chunked body is decoded by gunicorn, piece by piece.
+
+It must not know what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from typing import Any
+
+from gevent import Timeout, get_hub
+from gevent.socket import socket as GeventSocket
+from gevent.socket import wait as wait_event
+from gunicorn.http.body import ChunkedReader, LengthReader
+from gunicorn.http.errors import NoMoreData, ParseException
+
+from functions.gateway.problems import ClientGone, Refused
+from functions.gateway.turns import Turn, Turns
+from lifl.errors import LiflError
+
+READ = 1
+LOW_WATER = 256 << 10  # bytes worth waking up for
+CHUNK = 256 << 10
+LINGER_SECONDS = 10.0
+LINGER_BYTES = 256 << 20
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class RequestBody:
+    """One request's body.
+
+    ``length`` is what Content-Length says, ``None`` if the body is chunked;
+    ``received`` counts the bytes read so far. Use as a context manager while
+    reading: it gives the upload's turn back.
+    """
+
+    def __init__(
+        self,
+        sock: GeventSocket,
+        request: Any,
+        turns: Turns,
+        *,
+        idle: float,
+        rate: float,
+        expects_continue: bool,
+    ) -> None:
+        self._sock = sock
+        self._body = request.body
+        self._turns = turns
+        self._idle = idle
+        self._rate = rate
+        self._waited = 0.0
+        self._turn: Turn | None = None
+        self._watcher: Any = None
+        self._low_water = 1
+        self._buffered = b""
+        self.expects_continue = expects_continue
+        self.received = 0
+        reader = request.body.reader
+        self._reader = reader
+        self._plain = isinstance(reader, LengthReader)
+        self.chunked = isinstance(reader, ChunkedReader)
+        self.length: int | None = reader.length if self._plain else None
+        self._ended = self.length == 0 or not (self._plain or self.chunked)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing of the body is left to read."""
+        return self._ended
+
+    @property
+    def remaining(self) -> int:
+        """Return how many bytes are still to come; of a chunked body an endless number."""
+        return self._reader.length if self._plain else 1 << 62
+
+    def __enter__(self) -> RequestBody:
+        self._accept()
+        self._turn = self._turns.join(self.remaining)
+        if self._plain:
+            self._turn.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._turn is not None:
+            self._turn.release()
+            self._turn = None
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None
+        if self._low_water != 1:
+            self._set_low_water(1)
+
+    def _accept(self) -> None:
+        """Tell a client that asked first that it may send."""
+        if self.expects_continue:
+            self.expects_continue = False
+            self._sock.sendall(_CONTINUE)
+        if self._plain and not self._buffered:
+            held = self._reader.unreader.take_buffered()
+            self._buffered = held[: self._reader.length]
+            if len(held) > len(self._buffered):  # the next, pipelined request
+                self._reader.unreader.unread(held[len(self._buffered) :])
+
+    def breathe(self) -> None:
+        """Let others run if it is their turn; call it between pieces."""
+        if self._turn is not None:
+            self._turn.remaining = self.remaining
+            self._turn.breathe()
+
+    def fill(self, view: memoryview) -> int:
+        """Read until ``view`` is full or the body ends; return the number of bytes read.
+
+        Raises
+        ------
+        ClientGone
+            if the client closed before the end of its body.
+        Refused
+            408 if it is silent or slow for too long, 400 if its chunks are malformed.
+        """
+        filled = 0
+        while filled < len(view):
+            count = self._some(view[filled:])
+            if not count:
+                break
+            filled += count
+        return filled
+
+    def drain(self) -> None:
+        """Read the rest of the body and forget it, a bounded amount for a bounded time.
+
+        A client that is still sending when its connection is reset may never
+        see the answer it was given.
+        """
+        if self.expects_continue:  # it was never told to send
+            return
+        scratch = memoryview(bytearray(CHUNK))
+        deadline = time.monotonic() + LINGER_SECONDS
+        left = LINGER_BYTES
+        with contextlib.suppress(OSError, LiflError), self:
+            while left > 0 and time.monotonic() < deadline:
+                self._idle = max(0.1, deadline - time.monotonic())
+                count = self._some(scratch)
+                if not count:
+                    return
+                left -= count
+                self.breathe()
+
+    def _some(self, view: memoryview) -> int:
+        if self._ended:
+            return 0
+        count = self._some_plain(view) if self._plain else self._some_chunked(view)
+        self.received += count
+        return count
+
+    def _some_plain(self, view: memoryview) -> int:
+        left = self._reader.length
+        if len(view) > left:
+            view = view[:left]
+        if self._buffered:
+            count = min(len(view), len(self._buffered))
+            view[:count] = self._buffered[:count]
+            self._buffered = self._buffered[count:]
+        else:
+            count = self._receive(view)
+        self._reader.length = left - count
+        self._ended = count == left
+        return count
+
+    def _receive(self, view: memoryview) -> int:
+        while True:
+            try:
+                count = os.readv(self._sock.fileno(), [view])
+            except BlockingIOError:
+                self._wait(min(len(view), LOW_WATER))
+                continue
+            except ConnectionError as e:
+                raise ClientGone(str(e)) from e
+            if count:
+                return count
+            raise ClientGone("the client closed its connection in the middle of the body")
+
+    def _wait(self, wanted: int) -> None:
+        """Wait for data without the turn; raises Refused 408."""
+        turn = self._turn
+        if turn is not None:
+            turn.remaining = self.remaining
+            turn.release()
+        if self._low_water != wanted:
+            self._set_low_water(wanted)
+        if self._watcher is None:
+            self._watcher = get_hub().loop.io(self._sock.fileno(), READ)
+        began = time.monotonic()
+        try:
+            wait_event(self._watcher, timeout=self._idle, timeout_exc=TimeoutError())
+        except TimeoutError:
+            raise Refused(
+                408, "body-idle", f"no data came for {self._idle:.0f} s", retry_after=1.0
+            ) from None
+        self._waited += time.monotonic() - began
+        if self.received < self._rate * (self._waited - self._idle):
+            raise self._too_slow()
+        if turn is not None:
+            turn.acquire()
+
+    def _too_slow(self) -> Refused:
+        detail = f"the body came at less than {self._rate:.0f} bytes per second"
+        return Refused(408, "body-too-slow", detail, retry_after=1.0)
+
+    def _set_low_water(self, nbytes: int) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes)
+            self._low_water = nbytes
+
+    def _some_chunked(self, view: memoryview) -> int:
+        size = min(len(view), CHUNK)
+        try:
+            with Timeout(self._idle + size / self._rate, TimeoutError()):
+                data = self._body.read(size)
+        except TimeoutError:
+            raise self._too_slow() from None
+        except (NoMoreData, ConnectionError) as e:
+            raise ClientGone("the client closed its connection in the middle of the body") from e
+        except ParseException as e:
+            raise Refused(400, "bad-chunk", f"the chunked body is malformed: {e}") from e
+        view[: len(data)] = data
+        self._ended = not data
+        return len(data)

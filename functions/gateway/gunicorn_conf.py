@@ -1,0 +1,23 @@
+"""How gunicorn runs a gateway; :mod:`functions.gateway.app` has the command.
+
+Why: one worker, since the pools and the parked polls belong to one process; its
+class is :mod:`functions.gateway.worker`'s. Thousands of parked polls are
+connections, hence the high limits. The control socket is off: it would start an
+event loop nobody asked for.
+"""
+
+from __future__ import annotations
+
+import os
+
+wsgi_app = "functions.gateway.app:app"
+bind = f"{os.environ.get('LIFL_HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
+workers = 1
+worker_class = "functions.gateway.worker.GatewayWorker"
+worker_connections = int(os.environ.get("LIFL_CONNECTIONS", "16384"))
+worker_tmp_dir = "/dev/shm"
+backlog = 4096
+control_socket_disable = True
+keepalive = 75
+timeout = 120
+graceful_timeout = 30

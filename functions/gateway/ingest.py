@@ -1,0 +1,213 @@
+"""An update's way in: claimed, received, counted, sealed, announced.
+
+Why the order: the coordinator counts an update (``sealed``) when all its bytes
+are in and checked, *before* the pool's seal makes it visible; so nobody can
+aggregate what was not accepted. From that moment the gateway must seal it,
+whatever becomes of the request; if the gateway dies in between, its successor's
+inventory tells the coordinator, and the client is asked again. Only then is the
+client answered. Any failure before frees the slot and gives the claim back.
+
+The claim is asked for while the body already comes in, unless the view says
+that it may be refused. It must not parse HTTP, and must not know rounds' rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import gevent
+
+from functions.gateway.attach import Attachment, Attachments
+from functions.gateway.body import RequestBody
+from functions.gateway.later import Later, patiently
+from functions.gateway.problems import Refused
+from functions.gateway.receive import Hashes, Limits, compare, receive
+from functions.gateway.upload import UploadHead
+from functions.gateway.views import JobView
+from lifl.client.http import HttpClient
+from lifl.errors import Fenced, LiflError, Unavailable
+from lifl.store import Pool, Seal, SlotKind, SlotRef
+from lifl.wire import Descriptor, Opcode, pages_of
+
+CONFIRM_SECONDS = 15.0
+Granted = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the client is told: the claim's number, and whether it was here before."""
+
+    serial: int
+    duplicate: bool
+
+
+class Ingest:
+    """Takes uploads for every job of this node."""
+
+    def __init__(
+        self, coordinator: HttpClient, attachments: Attachments, node: str, boot: str
+    ) -> None:
+        self._coordinator = coordinator
+        self._attachments = attachments
+        self._node = node
+        self._boot = boot
+
+    def take(self, view: JobView, number: int, head: UploadHead, body: RequestBody) -> Receipt:
+        """Take one upload for round ``number``.
+
+        Raises
+        ------
+        LiflError
+            of any kind; then nothing of the upload is left.
+        """
+        if view.schema is None:
+            raise Unavailable(f"job {view.job} has no model yet", retry_after=1.0)
+        attachment = self._attachments.get(view.job)
+        limits = Limits(view.schema, attachment.pool.geometry)
+        limits.check_length(body)
+        hashes = Hashes(head.sha256)
+        asked = head.claim(view, number, self._node, body.length or 0)
+        claim = None
+        if body.expects_continue or not _likely(view, number, head.client):
+            claim = Later(lambda: self._claim(asked))
+            granted = claim.get()
+            if granted.get("duplicate"):
+                with body:
+                    return _same(granted, compare(body, limits, hashes))
+        with attachment.use() as pool:
+            try:
+                ref = pool.reserve(
+                    SlotKind.UPDATE, attachment.endpoint, view.assignment, ingest=True
+                )
+            except LiflError:
+                if claim is not None:
+                    self._withdraw(view.job, claim)
+                raise
+            claim = claim or Later(lambda: self._claim(asked))
+            return self._fill(attachment, pool, ref, view, head, body, limits, hashes, claim)
+
+    def _fill(
+        self,
+        attachment: Attachment,
+        pool: Pool,
+        ref: SlotRef,
+        view: JobView,
+        head: UploadHead,
+        body: RequestBody,
+        limits: Limits,
+        hashes: Hashes,
+        claim: Later[Granted],
+    ) -> Receipt:
+        def stop_if_refused() -> None:
+            if claim.failed:
+                claim.get()
+
+        try:
+            with body:
+                document = receive(body, pool.slot_bytes(ref.slot), limits, hashes, stop_if_refused)
+            digest = hashes.finish()
+            granted = claim.get()
+            if granted.get("duplicate"):
+                _drop(pool, ref, attachment.endpoint)
+                return _same(granted, digest)
+            if granted["assignment"] != view.assignment:
+                raise Unavailable("the round began anew; send the update again")
+        except BaseException:
+            _drop(pool, ref, attachment.endpoint)
+            self._withdraw(view.job, claim)
+            raise
+        serial = int(granted["claim"])
+        seal = Seal(
+            serial=serial,
+            weight=float(head.num_samples),
+            doc_start=document.start,
+            doc_bytes=document.nbytes,
+            layout=document.layout,
+            base_version=view.version,
+        )
+        settled = Later(lambda: self._settle(attachment, ref, view.assignment, digest, seal))
+        try:
+            settled.get(CONFIRM_SECONDS)
+        except TimeoutError:
+            raise Unavailable("the coordinator does not answer; send the update again") from None
+        return Receipt(serial, duplicate=False)
+
+    def _claim(self, asked: dict[str, Any]) -> Granted:
+        return dict(self._coordinator.json("POST", "/internal/v1/claims", asked))
+
+    def _withdraw(self, job: str, claim: Later[Granted]) -> None:
+        """Give a claim back, once it is known; otherwise the client's next one replaces it."""
+
+        def withdraw() -> None:
+            with contextlib.suppress(LiflError):
+                granted = claim.get()
+                if not granted.get("duplicate"):
+                    path = f"/internal/v1/claims/{granted['claim']}?job={quote(job)}"
+                    self._coordinator.json("DELETE", path)
+
+        gevent.spawn(withdraw)
+
+    def _settle(
+        self, attachment: Attachment, ref: SlotRef, assignment: int, digest: str, seal: Seal
+    ) -> None:
+        """Have an update counted, make it visible, and tell a leaf.
+
+        Goes on until there is an answer, for without one nobody knows whether
+        the update counts.
+
+        Raises
+        ------
+        HttpError
+            if the coordinator does not count it; the slot is free again.
+        """
+        counted = {
+            "job": attachment.job,
+            "node": self._node,
+            "slot": ref.slot,
+            "generation": ref.generation,
+            "digest": digest,
+            "boot": self._boot,
+        }
+        path = f"/internal/v1/claims/{seal.serial}/sealed"
+        with attachment.use() as pool, attachment.gate.shared():
+            try:
+                patiently(lambda: self._coordinator.json("POST", path, counted))
+            except LiflError:
+                _drop(pool, ref, attachment.endpoint)
+                raise
+            try:
+                pool.seal(ref, attachment.endpoint, seal)
+            except Fenced:
+                self._attachments.recheck(attachment.job)
+                raise Unavailable("this node lost the update; send it again") from None
+            pages = pages_of(seal.doc_bytes)
+            attachment.send(Descriptor(Opcode.OBJECT, *ref, assignment, pages))
+
+
+def _likely(view: JobView, number: int, client: str) -> bool:
+    """Whether the coordinator will probably grant the claim."""
+    return (
+        view.state == "open"
+        and number == view.round
+        and view.chosen(client)
+        and client not in view.accepted
+    )
+
+
+def _same(granted: Granted, digest: str) -> Receipt:
+    """Compare an upload with the one that counted; raises Refused 409 if it is another."""
+    if granted.get("digest") not in (None, digest):
+        raise Refused(
+            409,
+            "duplicate-differs",
+            "this client's update of the round was accepted, and this is another one",
+        )
+    return Receipt(int(granted["claim"]), duplicate=True)
+
+
+def _drop(pool: Pool, ref: SlotRef, owner: int) -> None:
+    with contextlib.suppress(Fenced):
+        pool.drop(ref, owner)

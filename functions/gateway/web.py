@@ -1,0 +1,293 @@
+"""The gateway's HTTP surface; ``openapi.yaml`` beside this file describes it.
+
+Why: routes, authentication and error documents in one place; each route says
+who may call it and hands on. It must not hold state.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from urllib.parse import quote
+
+from flask import Flask, Response, jsonify, request
+from flask.typing import ResponseReturnValue
+
+from functions.gateway.body import RequestBody
+from functions.gateway.gateway import Gateway
+from functions.gateway.model import ModelBody, byte_range
+from functions.gateway.polls import answer, due, patience
+from functions.gateway.problems import Refused
+from functions.gateway.transfers import TransferHead
+from functions.gateway.upload import read_head
+from functions.gateway.views import JobView
+from lifl import auth
+from lifl.errors import ConfigError
+from lifl.naming import (
+    HEADER_CLIENT,
+    HEADER_MODEL_VERSION,
+    MEDIA_SAFETENSORS,
+    check_client,
+)
+
+log = logging.getLogger("lifl.gateway")
+
+BODY = "lifl.body"  # environ: the request's RequestBody
+YIELD = "lifl.yield"  # environ: a context in which a poll lets other requests run
+PROXY_PIECE = 256 << 10
+MAX_NUMBER = 1 << 32
+_FORWARDED = ("Authorization", "Content-Type", "Content-Digest", "Accept", "Idempotency-Key")
+
+
+def create_app(gateway: Gateway) -> Flask:
+    """Return the flask app of one gateway."""
+    app = Flask("lifl.gateway", static_folder=None)
+    app.extensions["lifl"] = gateway
+    web = _Web(gateway)
+    app.register_error_handler(Exception, web.failed)
+    job = "/v1/jobs/<job>"
+    for rule, methods, view in (
+        ("/healthz", ["GET"], web.healthz),
+        ("/readyz", ["GET"], web.readyz),
+        ("/metrics", ["GET"], web.metrics),
+        (f"{job}/rounds/current", ["GET"], web.current),
+        (f"{job}/rounds/<number>/updates", ["POST"], web.update),
+        (f"{job}/model", ["GET"], web.model),
+        ("/internal/v1/transfers/<job>/<assignment>/<serial>", ["PUT"], web.transfer),
+        ("/v1/jobs", ["GET", "POST"], web.proxy),
+        (job, ["GET"], web.proxy),
+        (f"{job}/model", ["PUT"], web.proxy),
+        (f"{job}/stop", ["POST"], web.proxy),
+        (f"{job}/history", ["GET"], web.proxy),
+        (f"{job}/evaluations", ["POST"], web.proxy),
+    ):
+        endpoint = f"{methods[0]} {rule}"
+        app.add_url_rule(rule, endpoint, view, methods=methods, provide_automatic_options=False)
+    return app
+
+
+class _Web:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._settings = gateway.settings.function
+
+    def failed(self, error: Exception) -> ResponseReturnValue:
+        """Turn any error into a problem document."""
+        problem = self._gateway.problem(error)
+        if problem.status == 500 and problem.code == "internal-error":
+            log.error("%s %s failed", request.method, request.path, exc_info=error)
+        response = Response(problem.document(request.path), problem.status)
+        for name, value in problem.headers():
+            response.headers[name] = value
+        return response
+
+    # -- probes ---------------------------------------------------------------
+
+    def healthz(self) -> ResponseReturnValue:
+        return jsonify(status="ok", node=self._gateway.node)
+
+    def readyz(self) -> ResponseReturnValue:
+        missing = self._gateway.missing()
+        if missing:
+            raise Refused(503, "not-ready", f"waiting for {missing}", retry_after=1.0)
+        return jsonify(status="ready", node=self._gateway.node)
+
+    def metrics(self) -> ResponseReturnValue:
+        return Response(self._gateway.metrics.scrape(), content_type="text/plain; version=0.0.4")
+
+    # -- clients --------------------------------------------------------------
+
+    def current(self, job: str) -> ResponseReturnValue:
+        gateway = self._gateway
+        view = self._view(job)
+        try:
+            client = check_client(request.args.get("client", ""))
+        except ConfigError as e:
+            raise Refused(422, "client-name", str(e), where="client") from None
+        self._client_may(view, client)
+        after = None if "after" not in request.args else _number(request.args["after"], "after")
+        seconds = patience(_seconds(request.args.get("wait")), gateway.settings.poll_cap)
+        gateway.watch.met(job, client)
+        if not due(view, client, after) and seconds and after is not None:
+            with request.environ[YIELD]():
+                gateway.polls.park(job, client, after, seconds)
+            view = self._view(job)
+        told = answer(view, client, node=gateway.node, url=gateway.settings.url, now=time.time())
+        response = jsonify(told)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    def update(self, job: str, number: str) -> ResponseReturnValue:
+        gateway, metrics = self._gateway, self._gateway.metrics
+        began = time.monotonic()
+        body: RequestBody = request.environ[BODY]
+        result = "error"
+        try:
+            view = self._view(job)
+            self._client_may(view, request.headers.get(HEADER_CLIENT, ""))
+            round_number = _number(number, "round")
+            head = read_head(request.headers)
+            with metrics.in_flight.track_inprogress():
+                receipt = gateway.ingest.take(view, round_number, head, body)
+            result = "duplicate" if receipt.duplicate else "accepted"
+            if not receipt.duplicate:
+                metrics.seconds.observe(time.monotonic() - began)
+        except Exception as e:
+            result = gateway.problem(e).code
+            raise
+        finally:
+            metrics.uploads.labels(result).inc()
+            metrics.bytes.inc(body.received)
+        answered = {
+            "job": job,
+            "round": round_number,
+            "client": head.client,
+            "serial": receipt.serial,
+            "duplicate": receipt.duplicate,
+        }
+        return jsonify(answered), 202
+
+    def model(self, job: str) -> ResponseReturnValue:
+        view = self._view(job)
+        self._reader_may(view)
+        version = view.version
+        if "version" in request.args and _number(request.args["version"], "version") != version:
+            raise Refused(
+                404,
+                "version-gone",
+                f"the job's model is version {version}; ask for your work again",
+                where="version",
+            )
+        etag = f"{job}-{version}"
+        headers = {
+            HEADER_MODEL_VERSION: str(version),
+            "Accept-Ranges": "bytes",
+            "Cache-Control": "no-cache",
+        }
+        response = Response(headers=headers, content_type=MEDIA_SAFETENSORS)
+        response.set_etag(etag)
+        if request.if_none_match.contains_weak(etag):
+            response.status_code = 304
+            del response.headers["Content-Type"]
+            return response
+        copy = self._gateway.models.get(view)
+        if_range = request.headers.get("If-Range")
+        field = request.headers.get("Range") if if_range in (None, f'"{etag}"') else None
+        part = byte_range(field, copy.nbytes)
+        start, length = part or (0, copy.nbytes)
+        if part is not None:
+            response.status_code = 206
+            response.headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{copy.nbytes}"
+        response.headers["Content-Length"] = str(length)
+        if request.method != "HEAD":
+            response.direct_passthrough = True
+            response.response = ModelBody(copy, start, length)  # type: ignore[assignment]
+        return response
+
+    # -- other nodes ----------------------------------------------------------
+
+    def transfer(self, job: str, assignment: str, serial: str) -> ResponseReturnValue:
+        self._platform_may()
+        view = self._view(job)
+        head = TransferHead.read(request.headers)
+        number = _number(assignment, "assignment")
+        body: RequestBody = request.environ[BODY]
+        self._gateway.transfers.take(view, number, _number(serial, "serial", 1 << 64), head, body)
+        self._gateway.metrics.transfers.inc()
+        return jsonify(ok=True)
+
+    def proxy(self, **_: str) -> ResponseReturnValue:
+        """Hand a management request to the coordinator, which decides who may make it."""
+        body: RequestBody = request.environ[BODY]
+        headers = {k: request.headers[k] for k in _FORWARDED if k in request.headers}
+        if body.length is not None:
+            headers["Content-Length"] = str(body.length)
+        path = quote(request.path)
+        if request.query_string:
+            path += "?" + request.query_string.decode("latin-1")
+        told = self._gateway.front.request(
+            request.method, path, body=None if body.complete else _pieces(body), headers=headers
+        )
+        kept = ("Content-Type", "Retry-After", "WWW-Authenticate", "Location", "ETag")
+        response = Response(told.data, told.status)
+        for name in kept:
+            if name in told.headers:
+                response.headers[name] = told.headers[name]
+        return response
+
+    # -- who may --------------------------------------------------------------
+
+    def _view(self, job: str) -> JobView:
+        try:
+            return self._gateway.watch.view(job)
+        except KeyError:
+            raise Refused(
+                404, "no-such-job", f"there is no job {job[:80]!r}", where="job"
+            ) from None
+
+    def _client_may(self, view: JobView, client: str) -> None:
+        if not self._settings.auth:
+            return
+        subject = auth.verify(self._bearer(), view.auth_key, view.job, "client")
+        if subject != client:
+            raise auth.AuthError(
+                403, "token-other-client", f"the token is {subject!r}'s, not {client[:80]!r}'s"
+            )
+
+    def _reader_may(self, view: JobView) -> None:
+        """Admit the job's clients and submitter, and the other gateways."""
+        if not self._settings.auth:
+            return
+        token = self._bearer()
+        attempts = (
+            (view.auth_key, view.job, "client"),
+            (view.auth_key, view.job, "submit"),
+            (self._settings.platform_secret, auth.PLATFORM_AUDIENCE, "platform"),
+        )
+        errors = []
+        for key, audience, scope in attempts:
+            try:
+                auth.verify(token, key, audience, scope)
+            except auth.AuthError as e:
+                errors.append(e)
+            else:
+                return
+        raise errors[0]
+
+    def _platform_may(self) -> None:
+        auth.verify(
+            self._bearer(), self._settings.platform_secret, auth.PLATFORM_AUDIENCE, "platform"
+        )
+
+    @staticmethod
+    def _bearer() -> str:
+        return auth.bearer(request.headers.get("Authorization"))
+
+
+def _number(raw: str, where: str, limit: int = MAX_NUMBER) -> int:
+    if raw.isascii() and raw.isdigit() and len(raw) <= 20 and int(raw) < limit:
+        return int(raw)
+    raise Refused(
+        422, "bad-number", f"{where} must be a whole number, not {raw[:40]!r}", where=where
+    )
+
+
+def _seconds(raw: str | None) -> float | None:
+    if raw is None:
+        return None
+    try:
+        value = float(raw)
+    except ValueError:
+        value = -1.0
+    if 0 <= value < 1e6:
+        return value
+    raise Refused(422, "bad-number", f"wait must be seconds, not {raw[:40]!r}", where="wait")
+
+
+def _pieces(body: RequestBody) -> Iterator[bytes]:
+    buffer = memoryview(bytearray(PROXY_PIECE))
+    with body:
+        while count := body.fill(buffer):
+            yield bytes(buffer[:count])
+            body.breathe()

@@ -1,0 +1,155 @@
+"""The controller's side of an agent's admin socket.
+
+Why: creating domains, applying plans and settling assignments are the
+controller's business; the agent decides how they become routes. One request,
+one reply, over a connection that is made anew when the agent was restarted;
+every operation may be repeated. May be used by several threads.
+
+It must not decide anything.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from lifl.dataplane import framing
+from lifl.errors import ConfigError, PoolBusy, Unavailable, WireError
+from lifl.store import PoolGeometry, PoolUsage
+from lifl.topology import Plan
+
+
+class AgentAdmin:
+    """One agent's admin socket. Only its owner and root may connect.
+
+    Every call raises Unavailable when the agent does not answer within
+    ``timeout`` seconds, and ConfigError when it refuses.
+    """
+
+    def __init__(self, path: Path | str, *, timeout: float = 30.0) -> None:
+        self._path = Path(path)
+        self._timeout = timeout
+        self._sock: socket.socket | None = None
+        self._lock = threading.Lock()
+
+    def create_domain(
+        self, name: str, uid: int, geometry: PoolGeometry, prefault_slots: int = 0
+    ) -> int:
+        """Make job ``name``'s domain and pool, unless it is there already; return its id.
+
+        Its aggregators must run as user ``uid``. Refused when it is there with
+        another user or geometry.
+        """
+        reply = self._call(
+            "create_domain",
+            name=name,
+            uid=uid,
+            geometry=asdict(geometry),
+            prefault_slots=prefault_slots,
+        )
+        return int(reply["domain"])
+
+    def remove_domain(self, name: str) -> None:
+        """End the domain: its functions lose their registration, its pool goes."""
+        self._call("remove_domain", name=name)
+
+    def domains(self) -> list[dict[str, Any]]:
+        """Return ``[{"id", "name", "uid", "geometry", "assignments", "closing"}]``."""
+        found: list[dict[str, Any]] = self._call("domains")["domains"]
+        return found
+
+    def apply(self, plan: Plan) -> list[str]:
+        """Make this node's part of ``plan`` real; return the aggregators not yet there.
+
+        Their roles are completed when they register. A plan older than the one
+        in force (by assignment, then epoch) changes nothing.
+        """
+        lean = replace(plan, clients={})  # which client posts where is not the agent's business
+        missing: list[str] = self._call("apply", plan=lean.to_json())["missing"]
+        return missing
+
+    def close_assignment(self, job: str, assignment: int) -> None:
+        """Say that no more updates come: settle what is there, bottom-up."""
+        self._call("close_assignment", job=job, assignment=assignment)
+
+    def end_assignment(self, job: str, assignment: int) -> None:
+        """Say that nobody wants the assignment's objects any more."""
+        self._call("end_assignment", job=job, assignment=assignment)
+
+    def endpoints(self) -> list[dict[str, Any]]:
+        """Return the registered functions.
+
+        Each has endpoint, name, kind, domain (the job), pid, uid, ready, lane,
+        assignment (0: idle) and counters.
+        """
+        found: list[dict[str, Any]] = self._call("endpoints")["endpoints"]
+        return found
+
+    def pools(self) -> dict[str, PoolUsage]:
+        """Return each job's pool usage on this node; a pool not there yet is left out."""
+        return {job: PoolUsage(*row) for job, row in self._call("pools")["pools"].items()}
+
+    def counters(self) -> dict[str, Any]:
+        """Return ``{"drops": {reason: n}, "events": {what: n}}`` since the agent's start."""
+        return self._call("counters")
+
+    def fence(self, name: str) -> int:
+        """Give up every registration of function ``name``, alive or not; return how many."""
+        return int(self._call("fence", name=name)["fenced"])
+
+    def info(self) -> dict[str, Any]:
+        """Return ``{"node", "dataplane", "epoch", "pid"}``; the epoch grows with each start."""
+        return self._call("info")
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._drop()
+
+    def _call(self, op: str, **arguments: Any) -> dict[str, Any]:
+        with self._lock:
+            body = self._exchange({"op": op, **arguments})
+        if body.pop("ok", False):
+            return body
+        detail = str(body.get("detail", "the agent gave no reason"))
+        raise PoolBusy(detail) if body.get("again") else ConfigError(detail)
+
+    def _exchange(self, request: dict[str, Any]) -> dict[str, Any]:
+        fresh = self._sock is None
+        try:
+            return self._exchange_once(request)
+        except (OSError, WireError) as e:
+            self._drop()
+            if fresh or isinstance(e, TimeoutError):
+                raise Unavailable(f"no agent answers at {self._path}: {e}") from e
+        try:  # the agent was restarted since the last call
+            return self._exchange_once(request)
+        except (OSError, WireError) as e:
+            self._drop()
+            raise Unavailable(f"no agent answers at {self._path}: {e}") from e
+
+    def _exchange_once(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self._sock is None:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            sock.settimeout(self._timeout)
+            try:
+                sock.connect(os.fspath(self._path))
+            except OSError:
+                sock.close()
+                raise
+            self._sock = sock
+        framing.send(self._sock, request)
+        message = framing.receive(self._sock)
+        if message is None:
+            raise ConnectionResetError("the agent closed the connection")
+        framing.close_all(message.fds)
+        return message.body
+
+    def _drop(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None

@@ -1,0 +1,110 @@
+"""What all tests share: the eBPF marker, and fixtures that find leaks."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lifl.platform import doctor
+
+REQUIRE_EBPF = os.environ.get("LIFL_REQUIRE_EBPF") == "1"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test of the kernel data plane where there is none; fail it where there must be one."""
+    if item.get_closest_marker("ebpf") is None:
+        return
+    missing = [c for c in doctor.checks() if c.needed_for == "ebpf" and not c.ok]
+    if not missing:
+        return
+    reason = "no eBPF data plane: " + "; ".join(f"{c.name}: {c.detail}" for c in missing)
+    if REQUIRE_EBPF:
+        pytest.fail(f"{reason} (LIFL_REQUIRE_EBPF=1)", pytrace=False)
+    pytest.skip(reason)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What this process holds at one moment."""
+
+    threads: frozenset[str]
+    fds: frozenset[str]
+    children: frozenset[int]
+    shared_memory: frozenset[str]
+
+    @classmethod
+    def now(cls) -> Held:
+        """Look at ``/proc/self`` and ``/dev/shm``."""
+        gc.collect()
+        return cls(
+            frozenset(t.name for t in threading.enumerate()),
+            frozenset(_fds()),
+            frozenset(_children()),
+            frozenset(p.name for p in Path("/dev/shm").iterdir()),
+        )
+
+
+def _fds() -> Iterator[str]:
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            yield f"{entry.name} -> {entry.readlink()}"
+        except FileNotFoundError:  # the descriptor of this very listing
+            continue
+
+
+def _children() -> set[int]:
+    text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return {int(pid) for pid in text.split()}
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fail if the test leaves a thread, descriptor, child process, memfd or shm file behind."""
+    before = Held.now()
+    yield
+    after = Held.now()
+    left = {
+        what: sorted(map(str, getattr(after, what) - getattr(before, what)))
+        for what in ("threads", "fds", "children", "shared_memory")
+    }
+    left = {what: names for what, names in left.items() if names}
+    assert not left, f"left behind: {left}"
+
+
+def _bpf_ids() -> set[str]:
+    """Return the kernel's BPF programs and maps, by bpf(2)'s ``*_GET_NEXT_ID``."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = set()
+    for kind, command in (("program", 11), ("map", 12)):
+        last = 0
+        while True:
+            attributes = ctypes.create_string_buffer(struct.pack("<III", last, 0, 0), 12)
+            number = doctor.BPF_CALL[os.uname().machine]
+            if libc.syscall(number, command, attributes, 12) != 0:
+                break
+            _, last, _ = struct.unpack("<III", attributes.raw)
+            found.add(f"{kind} {last}")
+    return found
+
+
+@pytest.fixture
+def no_bpf_leaks() -> Iterator[None]:
+    """Fail if the test leaves a BPF program or map behind; needs root and nobody else's programs.
+
+    The kernel frees them a moment after their last reference, hence the wait.
+    """
+    before = _bpf_ids()
+    yield
+    deadline = time.monotonic() + 3.0
+    while (left := _bpf_ids() - before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left, f"BPF objects left behind: {sorted(left)}"

@@ -1,0 +1,48 @@
+"""Run by the switch tests as a process of its own, to be killed.
+
+``agent KIND PINS FD``: owns a switch (pinned unless PINS is empty), plugs 1 and 2, routes them to each other,
+sends their descriptors over FD and waits. ``echo KIND ENDPOINT FD``: gets the
+descriptors of an endpoint over FD and answers each descriptor with the next generation.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from ebpf.agent.kernel_switch import KernelSwitch
+from lifl.dataplane import Switch, open_channel
+from lifl.dataplane.relay import Relay
+from lifl.wire import Kind, RouteType
+
+
+def agent(kind: str, pins: str, line: socket.socket) -> None:
+    switch: Switch = KernelSwitch.open(Path(pins) if pins else None) if kind == "ebpf" else Relay()
+    for endpoint in (1, 2):
+        fds = switch.plug(endpoint, 1, Kind.AGGREGATOR)
+        socket.send_fds(line, [b"%d" % endpoint], fds)
+        for fd in fds:
+            os.close(fd)
+    switch.set_route(1, RouteType.ENDPOINT, 2)
+    switch.set_group(7, [1])
+    switch.set_route(2, RouteType.GROUP, 7)
+    line.send(b"routed")
+    signal.pause()
+
+
+def echo(kind: str, endpoint: str, line: socket.socket) -> None:
+    _, fds, _, _ = socket.recv_fds(line, 64, 8)
+    channel = open_channel(kind, int(endpoint), fds)
+    line.send(b"up")
+    while True:
+        for d in channel.recv():
+            channel.send(d._replace(generation=d.generation + 1))
+
+
+if __name__ == "__main__":
+    {"agent": agent, "echo": echo}[sys.argv[1]](
+        sys.argv[2], sys.argv[3], socket.socket(fileno=int(sys.argv[4]))
+    )

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.plan.hierarchy import Place, leaves_for, shape
+from controller.plan.reuse import Warm, cast
+from lifl.topology import Level, Plan, Timing
+
+counts_maps = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), st.integers(0, 40), max_size=4)
+
+
+def tree(counts: dict[str, int], fan_in: int = 2, limit: int = 100) -> tuple[Place, ...]:
+    return shape(counts, fan_in=fan_in, limits=dict.fromkeys(counts, limit), home="a")
+
+
+def levels(places: tuple[Place, ...], node: str) -> Counter[Level]:
+    return Counter(p.level for p in places if p.node == node)
+
+
+def test_one_node_has_leaves_and_a_top_and_no_middle() -> None:
+    places = tree({"a": 10})
+    assert levels(places, "a") == {Level.TOP: 1, Level.LEAF: 5}
+    assert [p.goal for p in places] == [5, 2, 2, 2, 2, 2]
+
+
+def test_one_node_that_needs_one_leaf_has_the_top_alone() -> None:
+    assert tree({"a": 2}) == (Place("a", Level.TOP, 2, None),)
+
+
+def test_several_nodes_have_a_middle_each_unless_they_have_one_leaf() -> None:
+    places = tree({"a": 4, "b": 6, "c": 2})
+    assert levels(places, "a") == {Level.MIDDLE: 1, Level.LEAF: 2}
+    assert levels(places, "b") == {Level.TOP: 1, Level.MIDDLE: 1, Level.LEAF: 3}
+    assert levels(places, "c") == {Level.LEAF: 1}
+    top = places[0]
+    assert (top.node, top.goal) == ("b", 3)
+    lone = next(p for p in places if p.node == "c")
+    assert lone.parent == 0
+
+
+def test_among_equals_the_top_is_at_home() -> None:
+    assert shape({"b": 3, "a": 3}, fan_in=2, limits={"a": 9, "b": 9}, home="b")[0].node == "b"
+    assert shape({"b": 3, "a": 3}, fan_in=2, limits={"a": 9, "b": 9}, home=None)[0].node == "a"
+
+
+def test_without_hierarchy_a_node_has_one_aggregator() -> None:
+    flat = shape({"a": 9, "b": 5}, fan_in=2, limits={"a": 9, "b": 9}, hierarchical=False)
+    assert Counter(p.level for p in flat) == {Level.TOP: 1, Level.LEAF: 2}
+
+
+@given(st.integers(0, 500), st.integers(1, 20), st.integers(1, 50))
+def test_leaves_are_the_rounded_up_quotient_within_the_limit(
+    updates: int, fan_in: int, limit: int
+) -> None:
+    n = leaves_for(updates, fan_in, limit)
+    assert n <= limit
+    assert n * fan_in >= updates or n == limit
+    assert (n - 1) * fan_in < updates or n == 0
+
+
+def test_a_fan_in_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        leaves_for(1, 0, 1)
+
+
+@given(counts_maps, st.integers(1, 8), st.integers(1, 6))
+def test_every_tree_is_a_valid_plan_that_expects_every_update(
+    counts: dict[str, int], fan_in: int, limit: int
+) -> None:
+    places = tree(counts, fan_in, limit)
+    roles = cast(places, [], lambda k: f"x-{k}").roles
+    plan = Plan("j", 1, 1, Timing.EAGER, roles)
+    for node, n in counts.items():
+        entry = plan.entry(node) if n else ()
+        assert sum(r.goal for r in entry) == n
+        assert len({r.name for r in plan.on(node) if r.level is Level.MIDDLE}) <= 1
+    for role in plan.roles:
+        children = list(plan.children(role.name))
+        assert not children or role.goal == len(children)
+    if any(counts.values()):
+        most = max(counts.values())
+        assert counts[plan.top.node] == most
+        assert plan.levels <= 3
+
+
+warm_sets = st.dictionaries(
+    st.integers(0, 30).map(lambda k: f"x-{k}"),
+    st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from([None, *Level])),
+    max_size=20,
+).map(lambda d: [Warm(name, node, level) for name, (node, level) in d.items()])
+
+
+@given(counts_maps, warm_sets)
+def test_nothing_is_started_while_an_idle_one_exists_on_the_node(
+    counts: dict[str, int], warm: list[Warm]
+) -> None:
+    places = tree(counts)
+    outcome = cast(places, warm, lambda k: f"x-{k}")
+    named = {r.name for r in outcome.roles}
+    started = {r.node for r in outcome.roles if r.name in outcome.start}
+    assert all(w.name in named for w in warm if w.node in started)
+    known = {w.name: w.node for w in warm}
+    assert all(known[r.name] == r.node for r in outcome.roles if r.name in known)
+    assert not set(outcome.start) & known.keys()
+
+
+@given(counts_maps, warm_sets)
+def test_casting_again_with_the_outcome_running_changes_nothing(
+    counts: dict[str, int], warm: list[Warm]
+) -> None:
+    places = tree(counts)
+    first = cast(places, warm, lambda k: f"x-{k}")
+    cast_levels = {r.name: r.level for r in first.roles}
+    now = [Warm(w.name, w.node, cast_levels.get(w.name, w.level)) for w in warm]
+    busy = [Warm(r.name, r.node, r.level) for r in first.roles if r.name in first.start]
+    running = [w for w in now if w.name in cast_levels] + busy
+    second = cast(places, running, lambda k: f"x-{k}")
+    assert {(r.name, r.level) for r in second.roles} == {(r.name, r.level) for r in first.roles}
+    assert second.start == ()
+
+
+def test_a_role_change_takes_the_warm_one() -> None:
+    warm = [Warm("x-4", "a", Level.LEAF)]
+    outcome = cast(tree({"a": 1}), warm, lambda k: f"x-{k}")
+    assert outcome.roles[0].name == "x-4"
+    assert outcome.roles[0].level is Level.TOP
+    assert outcome.start == ()
+
+
+def test_without_reuse_all_are_new() -> None:
+    warm = [Warm("x-0", "a", Level.TOP)]
+    outcome = cast(tree({"a": 1}), warm, lambda k: f"x-{k}", reuse=False)
+    assert outcome.start == ("x-1",)
