@@ -133,7 +133,10 @@ def _build(bcc: Any, pin_dir: Path | None) -> Kernel:
         try:
             module = bcc.BPF(src_file=os.fsencode(_SOURCE), cflags=[f"-I{_HEADER.parent}"])
         except Exception as e:
-            raise ConfigError(f"bcc cannot compile {_SOURCE.name}: {e}") from e
+            raise ConfigError(
+                f"bcc can make no maps or program of {_SOURCE.name} ({e}; its own words are on "
+                "the standard error): root, or CAP_BPF and CAP_NET_ADMIN, is needed"
+            ) from e
     try:
         # The module closes its own descriptors; these outlive it and the compiler's memory.
         fds = {n: os.dup(lib.bpf_table_fd(module.module, n.encode())) for n in _VALUE_BYTES}

@@ -90,10 +90,11 @@ def _items(max_body: int) -> Iterator[Item]:
     body = memoryview(bytearray(length))
     at = 0
     while at < length:
-        got = request.stream.readinto(body[at:])  # type: ignore[attr-defined]  # a RawIOBase
-        if not got:
+        piece = request.stream.read(min(PIECE, length - at))
+        if not piece:
             raise UpdateError(400, "truncated", f"{length} bytes were announced, {at} came")
-        at += got
+        body[at : at + len(piece)] = piece
+        at += len(piece)
     if request.mimetype == MEDIA_BATCH:
         return frames(body)
     weight = _number(HEADER_WEIGHT, "ce-liflweight")

@@ -44,6 +44,7 @@ def create_app(settings: AggregatorSettings, runtime: Runtime | None) -> Flask:
         registry.register(AggregatorMetrics(runtime.stats, lambda: runtime.open_sums))
 
     @app.get("/healthz")
+    @app.get("/_/health")  # where OpenFaaS probes
     def healthz() -> Response:
         return _state(runtime is None or runtime.alive)
 

@@ -67,21 +67,31 @@ class Engine(threading.Thread):
         self._keep = keep
         self._ended = threading.Event()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell_lock = threading.Lock()
         self._optimizer = Optimizer(
             job.spec.strategy, job.schema.float_elements, checkpoints, job.version
         )
         self._held: list[Held] = []
         self._commit_after = 0.0
-        job.wake = self.wake
+        job.wakers.append(self.wake)
 
     def wake(self) -> None:
         """Have the thread look at the round again."""
-        os.eventfd_write(self._bell, 1)
+        with self._bell_lock:
+            if self._bell >= 0:
+                os.eventfd_write(self._bell, 1)
 
     def stop(self) -> None:
         """End the thread; what it holds is handed out again by the agent."""
         self._ended.set()
         self.wake()
+
+    def close(self) -> None:
+        """Wait for the thread, which was stopped."""
+        self.join()
+        with self._bell_lock:
+            os.close(self._bell)
+            self._bell = -1
 
     def run(self) -> None:
         """Register, serve, and again whenever the agent has given this function up."""
@@ -205,7 +215,7 @@ class Engine(threading.Thread):
         try:
             following, ref = self._make(shelf)
         except Diverged as e:
-            log.error("job %s: %s", link.job, e)
+            log.warning("job %s has failed: %s", link.job, e)
             self._job.end(Phase.FAILED, str(e))
             return
         except (TemporaryError, OSError) as e:

@@ -32,7 +32,7 @@ from functions.coordinator.state import Change, Commit, Snapshot, StateStore
 from functions.coordinator.summaries import summarize
 from functions.coordinator.updates import ClaimRequest, CoverRefused, Place, Updates
 from functions.coordinator.watch import Revisions
-from lifl.errors import LiflError
+from lifl.errors import LiflError, Unavailable
 from lifl.update import Schema
 
 _ENDED = {Phase.DONE: JobState.DONE, Phase.STOPPED: JobState.STOPPED, Phase.FAILED: JobState.FAILED}
@@ -80,7 +80,7 @@ class Job:
         self.schema = Schema.from_json(record.schema)
         self.version = snapshot.version
         self.model: ModelPlace | None = None
-        self.wake: Callable[[], None] = lambda: None
+        self.wakers: list[Callable[[], None]] = []
         self._store = store
         self._revisions = revisions
         self._clock = clock
@@ -207,7 +207,7 @@ class Job:
             if self.over:
                 return
             if self.rounds.phase is Phase.COMMITTING and phase is Phase.STOPPED:
-                raise Refused(409, "committing", "a version is being made; stop again in a moment")
+                raise Unavailable("a version is being made; stop again in a moment")
             effects = self.rounds.end(phase)
             self.record = replace(self.record, state=_ENDED[phase], detail=detail)
             self._store.put_job(self.record)
@@ -273,12 +273,13 @@ class Job:
         finally:
             if effects.notice is Notice.NOW:
                 self._revisions.bump()
-                self.wake()
+                for wake in self.wakers:
+                    wake()
             elif effects.notice is Notice.SOON:
                 self._revisions.bump_soon()
 
     def _flush(self) -> None:
-        """Write what is not written yet, in order; what fails is tried again with the next event."""
+        """Write what is not written yet; what fails is tried again with the next event."""
         while self._unwritten:
             self._store.write(self.name, self._unwritten[0])
             self._unwritten.pop(0)

@@ -75,12 +75,12 @@ class Gateway:
         self.front = HttpClient(function.coordinator_url, timeout=FRONT_TIMEOUT)
         self.polls = Polls()
         self.metrics = Metrics(lambda: self.polls.parked)
-        self.attachments = Attachments(
+        self.attachments = Attachments(  # the lambdas speak of parts made below
             function.agent_socket,
             function.name,
             report=self._report,
-            receive=lambda attachment, d: self.transfers.arrived(attachment, d),
-            gone=lambda job: self.models.forget(job),
+            receive=lambda *arrival: self.transfers.arrived(*arrival),  # noqa: PLW0108
+            gone=lambda job: self.models.forget(job),  # noqa: PLW0108
         )
         self.watch = Watch(
             self.coordinator,

@@ -24,7 +24,7 @@ from functions.gateway.attach import Attachment, Attachments
 from functions.gateway.body import RequestBody
 from functions.gateway.later import Later, patiently
 from functions.gateway.problems import Refused
-from functions.gateway.receive import Hashes, Limits, compare, receive
+from functions.gateway.receive import Document, Hashes, Limits, compare, receive
 from functions.gateway.upload import UploadHead
 from functions.gateway.views import JobView
 from lifl.client.http import HttpClient
@@ -42,6 +42,19 @@ class Receipt:
 
     serial: int
     duplicate: bool
+
+
+@dataclass(slots=True)
+class _Upload:
+    """One upload on its way; ``claim`` is None until it is asked for."""
+
+    view: JobView
+    head: UploadHead
+    body: RequestBody
+    limits: Limits
+    hashes: Hashes
+    asked: dict[str, Any]
+    claim: Later[Granted] | None = None
 
 
 class Ingest:
@@ -68,60 +81,35 @@ class Ingest:
         attachment = self._attachments.get(view.job)
         limits = Limits(view.schema, attachment.pool.geometry)
         limits.check_length(body)
-        hashes = Hashes(head.sha256)
         asked = head.claim(view, number, self._node, body.length or 0)
-        claim = None
+        upload = _Upload(view, head, body, limits, Hashes(head.sha256), asked)
         if body.expects_continue or not _likely(view, number, head.client):
-            claim = Later(lambda: self._claim(asked))
-            granted = claim.get()
+            granted = self._claim(upload).get()
             if granted.get("duplicate"):
                 with body:
-                    return _same(granted, compare(body, limits, hashes))
+                    return _same(granted, compare(body, limits, upload.hashes))
         with attachment.use() as pool:
             try:
                 ref = pool.reserve(
                     SlotKind.UPDATE, attachment.endpoint, view.assignment, ingest=True
                 )
             except LiflError:
-                if claim is not None:
-                    self._withdraw(view.job, claim)
+                self._withdraw(upload)
                 raise
-            claim = claim or Later(lambda: self._claim(asked))
-            return self._fill(attachment, pool, ref, view, head, body, limits, hashes, claim)
-
-    def _fill(
-        self,
-        attachment: Attachment,
-        pool: Pool,
-        ref: SlotRef,
-        view: JobView,
-        head: UploadHead,
-        body: RequestBody,
-        limits: Limits,
-        hashes: Hashes,
-        claim: Later[Granted],
-    ) -> Receipt:
-        def stop_if_refused() -> None:
-            if claim.failed:
-                claim.get()
-
-        try:
-            with body:
-                document = receive(body, pool.slot_bytes(ref.slot), limits, hashes, stop_if_refused)
-            digest = hashes.finish()
-            granted = claim.get()
-            if granted.get("duplicate"):
+            try:
+                document = self._receive(upload, pool.slot_bytes(ref.slot))
+                digest = upload.hashes.finish()
+                granted = self._claim(upload).get()
+                if granted.get("duplicate"):
+                    _drop(pool, ref, attachment.endpoint)
+                    return _same(granted, digest)
+                _check_assignment(granted, view)
+            except BaseException:
                 _drop(pool, ref, attachment.endpoint)
-                return _same(granted, digest)
-            if granted["assignment"] != view.assignment:
-                raise Unavailable("the round began anew; send the update again")
-        except BaseException:
-            _drop(pool, ref, attachment.endpoint)
-            self._withdraw(view.job, claim)
-            raise
-        serial = int(granted["claim"])
+                self._withdraw(upload)
+                raise
         seal = Seal(
-            serial=serial,
+            serial=int(granted["claim"]),
             weight=float(head.num_samples),
             doc_start=document.start,
             doc_bytes=document.nbytes,
@@ -133,19 +121,38 @@ class Ingest:
             settled.get(CONFIRM_SECONDS)
         except TimeoutError:
             raise Unavailable("the coordinator does not answer; send the update again") from None
-        return Receipt(serial, duplicate=False)
+        return Receipt(seal.serial, duplicate=False)
 
-    def _claim(self, asked: dict[str, Any]) -> Granted:
-        return dict(self._coordinator.json("POST", "/internal/v1/claims", asked))
+    def _receive(self, upload: _Upload, slot: memoryview) -> Document:
+        """Receive the body while the claim is asked for; stops early if that is refused."""
+        claim = self._claim(upload)
 
-    def _withdraw(self, job: str, claim: Later[Granted]) -> None:
-        """Give a claim back, once it is known; otherwise the client's next one replaces it."""
+        def stop_if_refused() -> None:
+            if claim.failed:
+                claim.get()
+
+        with upload.body:
+            return receive(upload.body, slot, upload.limits, upload.hashes, stop_if_refused)
+
+    def _claim(self, upload: _Upload) -> Later[Granted]:
+        """Ask the coordinator once whether the update may come."""
+        if upload.claim is None:
+            upload.claim = Later(
+                lambda: self._coordinator.json("POST", "/internal/v1/claims", upload.asked)
+            )
+        return upload.claim
+
+    def _withdraw(self, upload: _Upload) -> None:
+        """Give the claim back once it is known; failing that, the client's next one replaces it."""
+        claim = upload.claim
+        if claim is None:
+            return
 
         def withdraw() -> None:
             with contextlib.suppress(LiflError):
                 granted = claim.get()
                 if not granted.get("duplicate"):
-                    path = f"/internal/v1/claims/{granted['claim']}?job={quote(job)}"
+                    path = f"/internal/v1/claims/{granted['claim']}?job={quote(upload.view.job)}"
                     self._coordinator.json("DELETE", path)
 
         gevent.spawn(withdraw)
@@ -195,6 +202,12 @@ def _likely(view: JobView, number: int, client: str) -> bool:
         and view.chosen(client)
         and client not in view.accepted
     )
+
+
+def _check_assignment(granted: Granted, view: JobView) -> None:
+    """Raise Unavailable if the slot was reserved for another attempt than the claim is for."""
+    if granted["assignment"] != view.assignment:
+        raise Unavailable("the round began anew; send the update again")
 
 
 def _same(granted: Granted, digest: str) -> Receipt:

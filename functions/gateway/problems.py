@@ -96,7 +96,7 @@ class Problem:
         return fields
 
 
-def of(error: BaseException) -> Problem:
+def of(error: BaseException) -> Problem:  # noqa: PLR0911  one return an error
     """Return what to tell a client about ``error``; anything unforeseen is a bare 500."""
     match error:
         case Refused():

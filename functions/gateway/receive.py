@@ -23,7 +23,8 @@ from lifl.errors import UpdateError
 from lifl.store import PoolGeometry
 from lifl.update import MAX_HEADER_BYTES, FiniteCheck, Layout, check, header_bytes, parse_header
 
-PIECE = 512 << 10
+PIECE = 4 << 20  # few calls into the kernel; still in cache when it is checked
+SCRATCH = 512 << 10
 PREFIX = 8
 
 
@@ -181,7 +182,7 @@ def _layout(head: bytes, nbytes: int, limits: Limits) -> Layout:
 
 def compare(body: RequestBody, limits: Limits, hashes: Hashes) -> str:
     """Read a body for nothing but its digest, and return that."""
-    scratch = memoryview(bytearray(PIECE))
+    scratch = memoryview(bytearray(SCRATCH))
     while count := body.fill(scratch):
         hashes.feed(scratch[:count])
         limits.check_size(body.received)

@@ -142,10 +142,10 @@ class Transfers:
             pool.untake(ref, attachment.endpoint)
             return True
         url = view.upload.get(target)
-        return url is not None and self._send(job, pool, ref, entry, target, url)
+        return url is not None and self._send(job, pool, ref, entry, target=target, url=url)
 
     def _send(
-        self, job: str, pool: Pool, ref: SlotRef, entry: SlotEntry, target: str, url: str
+        self, job: str, pool: Pool, ref: SlotRef, entry: SlotEntry, *, target: str, url: str
     ) -> bool:
         cover = pool.cover(ref.slot)
         claim = {

@@ -49,6 +49,7 @@ def create_app(gateway: Gateway) -> Flask:
     job = "/v1/jobs/<job>"
     for rule, methods, view in (
         ("/healthz", ["GET"], web.healthz),
+        ("/_/health", ["GET"], web.healthz),  # where OpenFaaS probes
         ("/readyz", ["GET"], web.readyz),
         ("/metrics", ["GET"], web.metrics),
         (f"{job}/rounds/current", ["GET"], web.current),

@@ -58,7 +58,7 @@ def submit_job(access: Access, document: dict[str, Any], model: bytes) -> dict[s
     HttpError
         if the job file or the model is refused, or the name is taken.
     """
-    answer: dict[str, Any] = access.client().json("POST", "/v1/jobs", document)
+    answer: dict[str, Any] = access.client().json("POST", "/v1/jobs", {"spec": document})
     access.keep_key(answer["job"], answer["auth_key"])
     response = access.client(answer["job"]).request(
         "PUT",

@@ -26,7 +26,16 @@ from lifl.platform.processes import ProcessId, stop
 
 GRACE_SECONDS = 5.0
 CHECKOUT = Path(lifl.__file__).resolve().parent.parent
-ARGV = (sys.executable, "-m", "gunicorn", "-c", "python:functions.aggregator.gunicorn_conf")
+
+
+def gunicorn(function: str, app: str) -> tuple[str, ...]:
+    """Return the command that runs a function; ``app`` is the name in its ``app`` module."""
+    package = f"functions.{function}"
+    command = (sys.executable, "-m", "gunicorn", "-c", f"python:{package}.gunicorn_conf")
+    return (*command, f"{package}.app:{app}")
+
+
+ARGV = gunicorn("aggregator", "app")
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 _SETTINGS = ("LIFL_AGENT_PATIENCE", "LIFL_MAX_BODY_BYTES", "LIFL_MAX_PARTIALS", "LIFL_CRASH_AT")
 
@@ -133,7 +142,7 @@ class LocalPlatform:
                 "LIFL_AGENT_SOCKET": str(naming.agent_socket(self._paths.run, aggregator.node)),
                 "LIFL_COORDINATOR_URL": self._coordinator_url,
                 "LIFL_DATAPLANE": self._dataplane,
-                "LIFL_BIND": "127.0.0.1",
+                "LIFL_HOST": "127.0.0.1",
                 "PORT": "0",
             }
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lifl import naming
-from lifl.platform.local import base_environment
+from lifl.platform.local import base_environment, gunicorn
 from lifl.platform.paths import Paths
 
 HOST = "127.0.0.1"
@@ -88,7 +88,7 @@ def _per_node(config: UpConfig, paths: Paths) -> Iterator[Service]:
         yield Service(
             f"gateway-{i}",
             "gateway",
-            _gunicorn("gateway"),
+            gunicorn("gateway", "app"),
             env
             | {
                 "LIFL_NAME": f"gateway-{i}",
@@ -104,7 +104,7 @@ def _central(config: UpConfig, paths: Paths) -> Iterator[Service]:
     yield Service(
         "coordinator",
         "coordinator",
-        _gunicorn("coordinator"),
+        gunicorn("coordinator", "create_app()"),
         env | {"LIFL_NAME": "coordinator", "PORT": str(config.coordinator_port)},
         f"{config.coordinator_url}/readyz",
     )
@@ -114,10 +114,6 @@ def _central(config: UpConfig, paths: Paths) -> Iterator[Service]:
         (sys.executable, "-m", "controller"),
         env | {"LIFL_NAME": "controller"},
     )
-
-
-def _gunicorn(function: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "gunicorn", "-c", f"python:functions.{function}.gunicorn_conf")
 
 
 def _common(config: UpConfig, paths: Paths, node: str) -> dict[str, str]:
@@ -136,6 +132,6 @@ def _common(config: UpConfig, paths: Paths, node: str) -> dict[str, str]:
             "LIFL_PLATFORM_SECRET": paths.secret(),
             "LIFL_AUTH": "on" if config.auth else "off",
             "LIFL_DATAPLANE": config.dataplane,
-            "LIFL_BIND": HOST,
+            "LIFL_HOST": HOST,
         }
     )

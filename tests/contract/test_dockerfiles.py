@@ -171,7 +171,6 @@ def test_faas_cli_copies_no_more_than_the_images_need(repo: Path, stack: dict[st
     assert set(stack["configuration"]["copy"]) == used | {".dockerignore"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("image", ["gateway", "agent"], ids=["functions", "agent"])
 def test_the_project_installs_whole_from_what_is_copied(
     repo: Path, tmp_path: Path, image: str

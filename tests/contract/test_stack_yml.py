@@ -11,10 +11,17 @@ import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
+
+from functions.aggregator import web as aggregator_web
+from functions.aggregator.settings import AggregatorSettings
+from functions.coordinator import web as coordinator_web
+from functions.gateway import web as gateway_web
 
 FUNCTIONS = ("lifl-gateway", "lifl-coordinator", "lifl-aggregator")
 Stack = dict[str, Any]
@@ -110,3 +117,17 @@ def test_function_urls_name_functions_of_this_file(stack: Stack) -> None:
         ("LIFL_COORDINATOR_URL", "lifl-coordinator"),
     ):
         assert environment[variable] == f"http://{host}.openfaas-fn.svc.cluster.local:8080"
+
+
+def test_functions_answer_where_faas_netes_probes() -> None:
+    """pkg/k8s/probes.go asks for this path and knows no other."""
+    gateway: Any = SimpleNamespace(node="node-0", settings=SimpleNamespace(function=None))
+    coordinator = MagicMock()
+    coordinator.settings.function.platform_secret = b"k" * 32
+    apps = {
+        "aggregator": aggregator_web.create_app(AggregatorSettings.from_env({}), None),
+        "coordinator": coordinator_web.create_app(coordinator),
+        "gateway": gateway_web.create_app(gateway),
+    }
+    for name, app in apps.items():
+        assert app.test_client().get("/_/health").status_code == 200, name

@@ -1,12 +1,14 @@
 """Run by the switch tests as a process of its own, to be killed.
 
-``agent KIND PINS FD``: owns a switch (pinned unless PINS is empty), plugs 1 and 2, routes them to each other,
-sends their descriptors over FD and waits. ``echo KIND ENDPOINT FD``: gets the
-descriptors of an endpoint over FD and answers each descriptor with the next generation.
+``agent KIND PINS FD``: owns a switch (pinned unless PINS is empty), plugs 1 and 2,
+routes them to each other, sends their descriptors over FD and waits.
+``echo KIND ENDPOINT FD``: gets the descriptors of an endpoint over FD and answers
+each descriptor with the next generation.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,6 +18,7 @@ from pathlib import Path
 from ebpf.agent.kernel_switch import KernelSwitch
 from lifl.dataplane import Switch, open_channel
 from lifl.dataplane.relay import Relay
+from lifl.errors import NotDelivered
 from lifl.wire import Kind, RouteType
 
 
@@ -39,7 +42,9 @@ def echo(kind: str, endpoint: str, line: socket.socket) -> None:
     line.send(b"up")
     while True:
         for d in channel.recv():
-            channel.send(d._replace(generation=d.generation + 1))
+            # A relay killed after it delivered could not say so any more.
+            with contextlib.suppress(NotDelivered):
+                channel.send(d._replace(generation=d.generation + 1))
 
 
 if __name__ == "__main__":

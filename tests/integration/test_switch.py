@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -66,7 +68,9 @@ class Node:
 
 
 @pytest.fixture(params=["socket", pytest.param("ebpf", marks=pytest.mark.ebpf)])
-def node(request: pytest.FixtureRequest, kernel_switch: Callable[[], KernelSwitch]) -> Iterator[Node]:
+def node(
+    request: pytest.FixtureRequest, kernel_switch: Callable[[], KernelSwitch]
+) -> Iterator[Node]:
     node = Node(Relay() if request.param == "socket" else kernel_switch())
     yield node
     node.close()
@@ -202,9 +206,8 @@ def test_each_sender_has_a_turn_of_its_own(node: Node) -> None:
     senders = [node.plug(e) for e in (1, 2)]
     members = [node.plug(e) for e in (3, 4)]
     node.switch.set_group(7, [3, 4])
-    for sender in (1, 2):
-        node.switch.set_route(sender, RouteType.GROUP, 7)
     for sender in senders:
+        node.switch.set_route(sender.endpoint, RouteType.GROUP, 7)
         sender.send(descriptor(sender.endpoint))
     assert [d.slot for d in receive(members[0], 2)] == [1, 2]
     assert members[1].recv(0) == []
@@ -260,7 +263,11 @@ def test_counters_tell_who_sent_what_and_when(node: Node) -> None:
     assert (counters[1].tx_messages, counters[1].tx_bytes) == (4, nbytes)
     assert (counters[2].rx_messages, counters[2].rx_bytes) == (4, nbytes)
     assert before <= counters[2].last_arrival_ns <= after
-    assert (counters[1].rx_messages, counters[1].last_arrival_ns, counters[2].tx_messages) == (0, 0, 0)
+    assert (counters[1].rx_messages, counters[1].last_arrival_ns, counters[2].tx_messages) == (
+        0,
+        0,
+        0,
+    )
     assert not any(node.switch.drops().values())
 
 
@@ -396,8 +403,6 @@ def test_one_recv_returns_no_more_than_sixty_four(node: Node) -> None:
 
 
 def test_fileno_is_readable_while_descriptors_wait(node: Node) -> None:
-    import select
-
     a, b = node.line(1, 2)
     assert select.select([b.fileno()], [], [], 0)[0] == []
     a.send(descriptor(1))
@@ -447,7 +452,7 @@ def test_a_route_for_nobody_is_no_trace(node: Node) -> None:
 
 def test_what_is_not_an_endpoints_socket_is_not_adopted(node: Node) -> None:
     before = open_fds()
-    with open("/dev/null") as f:
+    with Path("/dev/null").open() as f:
         lone = socket.socket()
         pair = socket.socketpair()
         for brought in (
@@ -487,9 +492,9 @@ def test_two_hundred_endpoints_come_and_go_without_a_trace(node: Node) -> None:
 def open_fds() -> dict[str, int]:
     """Count this process's descriptors by what they are."""
     kinds: dict[str, int] = {}
-    for fd in os.listdir("/proc/self/fd"):
+    for fd in Path("/proc/self/fd").iterdir():
         try:
-            kind = os.readlink(f"/proc/self/fd/{fd}").split(":")[0]
+            kind = str(fd.readlink()).split(":")[0]
         except FileNotFoundError:
             continue  # the listing's own
         kinds[kind] = kinds.get(kind, 0) + 1

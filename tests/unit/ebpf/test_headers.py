@@ -59,7 +59,7 @@ def test_a_tree_with_half_missing_is_passed_over(tmp_path: Path) -> None:
 def test_of_two_files_with_one_name_the_first_counts(tmp_path: Path) -> None:
     a, b = tree(tmp_path / "a", "same", "only-a"), tree(tmp_path / "b", "same", "only-b")
     join([a, b], tmp_path / "joined")
-    assert sorted(os.listdir(tmp_path / "joined")) == ["only-a", "only-b", "same"]
+    assert sorted(p.name for p in (tmp_path / "joined").iterdir()) == ["only-a", "only-b", "same"]
     assert (tmp_path / "joined/same").read_text() == "a:same"
 
 

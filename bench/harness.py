@@ -1,0 +1,222 @@
+"""A real local platform for the figures, with one job of a given model size.
+
+Why: the figures of a round are taken on the platform that users run: its
+supervisor, agents, gateways, coordinator, controller and aggregators as
+processes, authentication on. It must not know what is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import psutil
+
+from bench.clients import Sent, closed_port, head
+from lifl import naming
+from lifl.auth import mint_client_token
+from lifl.cli.access import Access
+from lifl.cli.jobs import submit_job
+from lifl.client.http import HttpClient
+from lifl.dataplane.admin import AgentAdmin
+from lifl.platform import doctor, running
+from lifl.platform.paths import Paths
+from lifl.update import Schema, TensorSpec, document_bytes
+
+UP_SECONDS = 60.0
+WAIT_SECONDS = 60.0
+
+
+def model_document(nbytes: int, *, value: float = 0.0) -> bytes:
+    """Return a safetensors document of one job's model: ``nbytes`` of float32 in 62 tensors."""
+    elements = nbytes // 4
+    part = elements // 62
+    sizes = [part] * 61 + [elements - 61 * part]
+    schema = Schema(TensorSpec(f"layer{i:02}.weight", "F32", (n,)) for i, n in enumerate(sizes))
+    rng = np.random.default_rng(1)
+    block = rng.standard_normal(1 << 16, np.float32) * 0.01 + np.float32(value)
+    return document_bytes({t.name: np.resize(block, t.shape) for t in schema.tensors}, schema)
+
+
+@dataclass(slots=True)
+class Platform:
+    """A running platform and the means to look at it."""
+
+    paths: Paths
+    state: dict[str, Any]
+
+    def pids(self) -> list[int]:
+        """Return every process of the platform but the supervisor, workers included."""
+        supervisor = psutil.Process(self.state["pid"])
+        return [p.pid for p in supervisor.children(recursive=True)]
+
+    def cpu(self) -> float:
+        """Return CPU seconds used so far by every platform process (nanosecond accounting)."""
+        return sum(_cpu_of(pid) for pid in [*self.pids(), self.state["pid"]])
+
+    def private_bytes(self) -> int:
+        """Return anonymous memory of all platform processes: what is theirs, not the pool's."""
+        return sum(_anonymous(pid) for pid in self.pids())
+
+    def admin(self, node: str = "node-0") -> AgentAdmin:
+        """Return a connection to a node's agent."""
+        return AgentAdmin(naming.admin_socket(self.paths.run, node))
+
+
+def _cpu_of(pid: int) -> float:
+    total = 0
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+def _anonymous(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Anonymous:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+@contextlib.contextmanager
+def platform(nodes: int = 1, dataplane: str | None = None) -> Iterator[Platform]:
+    """Run a platform in a directory of its own, on free ports; remove it afterwards."""
+    home = Path(tempfile.mkdtemp(prefix="lifl-bench-", dir="/tmp"))
+    home.chmod(0o711)
+    before = os.environ.get("LIFL_HOME")
+    os.environ["LIFL_HOME"] = str(home)
+    paths = Paths(home)
+    chosen = dataplane or doctor.default_dataplane()[0]
+    try:
+        arguments = ["--nodes", str(nodes), "--dataplane", chosen, "--port", str(closed_port())]
+        state = running.detach(paths, arguments, UP_SECONDS)
+        yield Platform(paths, state)
+    finally:
+        running.down(paths)
+        if before is None:
+            del os.environ["LIFL_HOME"]
+        else:
+            os.environ["LIFL_HOME"] = before
+        shutil.rmtree(home, ignore_errors=True)
+
+
+class Job:
+    """One submitted job, driven round by round from outside."""
+
+    def __init__(
+        self,
+        running_platform: Platform,
+        name: str,
+        document: bytes,
+        *,
+        clients: int,
+        fan_in: int = 2,
+        slots: int | None = None,
+        timing: str = "eager",
+        rounds: int = 1000,
+    ) -> None:
+        self.platform = running_platform
+        self.name = name
+        self.nbytes = len(document)
+        access = Access(None, None)
+        spec: dict[str, Any] = {
+            "rounds": rounds,
+            "model": {"path": "model.safetensors"},
+            "clients": {"perRound": clients, "minimum": clients, "selection": "all"},
+            "strategy": {"name": "fedavg"},
+            "update": "weights",
+            "aggregation": {"fanIn": fan_in, "timing": timing},
+        }
+        if slots is not None:
+            spec["pool"] = {"slots": slots}
+        job_file = {
+            "apiVersion": "lifl.dev/v1alpha1",
+            "kind": "FederatedJob",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
+        submit_job(access, job_file, document)
+        key = access.key(name)
+        self.clients = [f"c{i}" for i in range(clients)]
+        self.tokens = {c: mint_client_token(key, name, c) for c in self.clients}
+        self.http = HttpClient(access.url, self.tokens[self.clients[0]])
+        self.gateway = urlsplit(access.url)
+
+    def ready(self, after: int = 0) -> dict[str, Any]:
+        """Wait until a round later than ``after`` is open for everybody; return its answer."""
+        answers = [self._current(client, after) for client in self.clients]
+        return answers[0]
+
+    def _current(self, client: str, after: int) -> dict[str, Any]:
+        http = HttpClient(f"{self.gateway.scheme}://{self.gateway.netloc}", self.tokens[client])
+        deadline = time.monotonic() + WAIT_SECONDS
+        path = f"/v1/jobs/{self.name}/rounds/current?client={client}"
+        while time.monotonic() < deadline:
+            answer: dict[str, Any] = http.json("GET", f"{path}&wait=0.2&after={after}", timeout=30)
+            if answer["state"] == "open" and answer["round"] > after:
+                http.close()
+                return answer
+        raise TimeoutError(f"no round after {after} opened for {client} in {WAIT_SECONDS} s")
+
+    def requests(self, current: dict[str, Any]) -> list[tuple[str, int, bytes]]:
+        """Return what each client sends in the present round."""
+        url = urlsplit(current["upload_url"])
+        host, port = url.hostname or "127.0.0.1", url.port or 80
+        return [
+            (host, port, head(host, port, url.path, self.nbytes, self._headers(i)))
+            for i in range(len(self.clients))
+        ]
+
+    def _headers(self, index: int) -> dict[str, str]:
+        client = self.clients[index]
+        return {
+            naming.HEADER_CLIENT: client,
+            naming.HEADER_NUM_SAMPLES: str(10 + index),
+            "Authorization": f"Bearer {self.tokens[client]}",
+        }
+
+    def wait_for_version(self, version: int) -> float:
+        """Return when (monotonic seconds) a GET first answered with model ``version``."""
+        path = f"/v1/jobs/{self.name}/model?version={version}"
+        deadline = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < deadline:
+            answer = self.http.request("GET", path, headers={"Range": "bytes=0-7"})
+            if answer.status in (200, 206):
+                return time.monotonic()
+            time.sleep(0.002)
+        raise TimeoutError(f"model version {version} was not readable within {WAIT_SECONDS} s")
+
+    def check(self, sent: list[Sent]) -> None:
+        """Raise unless every upload was accepted."""
+        bad = [s for s in sent if s.status != 202]
+        if bad:
+            raise RuntimeError(f"{len(bad)} uploads were refused, first: {bad[0].answer[-400:]!r}")
+
+    def status(self) -> dict[str, Any]:
+        """Return the job's progress."""
+        status: dict[str, Any] = (
+            Access(None, None).client(self.name).json("GET", f"/v1/jobs/{self.name}")
+        )
+        return status
+
+    def stop(self) -> None:
+        """Stop the job."""
+        Access(None, None).client(self.name).json("POST", f"/v1/jobs/{self.name}/stop")
+        self.http.close()
+
+
+def dump(value: Any) -> str:
+    """Return compact JSON for a note."""
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,77 @@
+"""Jobs as people manage them; gateways pass these requests on.
+
+Why: submit, watch, stop and score are the public half of the coordinator. It
+must not know nodes, claims or plans.
+"""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, jsonify, request
+from flask.typing import ResponseReturnValue
+
+from functions.coordinator.access import Access
+from functions.coordinator.problems import Refused
+from functions.coordinator.requests import Body
+from functions.coordinator.service import Coordinator
+
+
+def blueprint(coordinator: Coordinator, access: Access) -> Blueprint:
+    """Return the routes below ``/v1/jobs``."""
+    api = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
+
+    def check_submitter(job: str) -> None:
+        access.submitter(request, job, coordinator.record(job).auth_key)
+
+    @api.post("")
+    def submit() -> ResponseReturnValue:
+        access.platform(request)
+        record = coordinator.submit(Body(request).get("spec", dict))
+        answer = {
+            "job": record.name,
+            "state": record.state,
+            "auth_key": record.auth_key,
+            "model_url": f"/v1/jobs/{record.name}/model",
+        }
+        return jsonify(answer), 201, {"Location": f"/v1/jobs/{record.name}"}
+
+    @api.get("")
+    def list_jobs() -> Response:
+        access.platform(request)
+        return jsonify(jobs=coordinator.list_jobs())
+
+    @api.get("/<job>")
+    def show(job: str) -> Response:
+        check_submitter(job)
+        return jsonify(coordinator.status(job))
+
+    @api.put("/<job>/model")
+    def put_model(job: str) -> ResponseReturnValue:
+        check_submitter(job)
+        length = request.content_length
+        if length is None:
+            raise Refused(411, "length-required", "send the model with a Content-Length")
+        record = coordinator.receive_model(job, length, request.stream.read)
+        return jsonify(job=record.name, state=record.state, version=0), 201
+
+    @api.post("/<job>/stop")
+    def stop(job: str) -> Response:
+        check_submitter(job)
+        record = coordinator.stop(job)
+        return jsonify(job=record.name, state=record.state)
+
+    @api.get("/<job>/history")
+    def history(job: str) -> Response:
+        check_submitter(job)
+        rounds = [summary.to_json() for summary in coordinator.history(job)]
+        return jsonify(job=job, rounds=rounds)
+
+    @api.post("/<job>/evaluations")
+    def evaluate(job: str) -> ResponseReturnValue:
+        check_submitter(job)
+        body = Body(request)
+        scores = {name: body.get(name, float, None) for name in ("accuracy", "loss")}
+        version = body.get("version", int)
+        coordinator.evaluate(job, version, scores)
+        return jsonify(job=job, version=version, **scores), 201
+
+    return api

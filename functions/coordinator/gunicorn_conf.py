@@ -1,0 +1,46 @@
+"""How gunicorn runs the coordinator; :mod:`functions.coordinator.app` has the command.
+
+Why: one worker, since the rounds are decided in its memory; threads, since
+every gateway and the controller keep a watch parked, and claims must not wait
+behind those. The control socket is off: nobody asked for it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+wsgi_app = "functions.coordinator.app:app"
+bind = f"{os.environ.get('LIFL_HOST', '127.0.0.1')}:{os.environ.get('PORT', '8090')}"
+workers = 1
+worker_class = "gthread"
+threads = int(os.environ.get("LIFL_THREADS", "64"))
+worker_connections = 2000
+keepalive = 75
+worker_tmp_dir = "/dev/shm"
+control_socket_disable = True
+timeout = 120
+graceful_timeout = 20
+
+
+def post_worker_init(worker: Any) -> None:
+    """Let parked watches go as soon as the worker is told to end."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        revisions = worker.wsgi.extensions["lifl"].revisions
+        threading.Thread(target=revisions.close).start()  # a handler must not wait for a lock
+        if callable(before):
+            before(signum, frame)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Give leases back, then leave."""
+    app = getattr(worker, "wsgi", None)
+    if app is not None:
+        app.extensions["lifl"].close()
