@@ -10,14 +10,13 @@ from __future__ import annotations
 import socket
 import statistics
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from bench import harness
 from bench.clients import Clients
-from bench.figures import Figure, at_least, at_most, ratios
+from bench.figures import Figure, at_most, ratios
 from bench.floor import Floor, receive
 from bench.sizes import BYTES
 from functions.aggregator.blas import best_kernel

@@ -64,7 +64,7 @@ class Loop:
         running = self._platform.running()
         self._note_deaths({a.name for a in running})
         nodes = self._agents.look(world.nodes)
-        seen = Seen(world.revision, world.jobs, nodes, running, self._clock())
+        seen = Seen(world.jobs, nodes, running, self._clock())
         return [a for a in reconcile.decide(seen, self._memory, self._policies) if self._try(a)]
 
     def _try(self, action: Action) -> bool:

@@ -17,6 +17,8 @@ from controller.view import COLLECTING, JobView, NodeView
 from lifl.platform.api import Aggregator
 from lifl.topology import Plan
 
+REPLY_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class CreateDomain:
@@ -45,11 +47,11 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class PutPlan:
-    """Tell the coordinator the plan; the round opens. ``revision`` is what it was made from."""
+    """Tell the coordinator the plan; the round opens. ``at`` is when, in seconds."""
 
     plan: Plan
     round: int
-    revision: int
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +99,8 @@ class Memory:
     ``applied[node, job]`` is (agent epoch, assignment, plan epoch); ``closed``
     holds the Close actions done, ``ended[node, job]`` the last assignment
     ended; ``idle_since`` is when an aggregator, or a job that is over, was first
-    seen without work, in seconds; ``plans`` are the jobs' last plans with the
-    coordinator's revision at which they were sent.
+    seen without work, in seconds; ``plans`` are the jobs' last plans and when
+    they were sent.
     """
 
     applied: dict[tuple[str, str], tuple[str, int, int]] = field(default_factory=dict)
@@ -106,7 +108,7 @@ class Memory:
     ended: dict[tuple[str, str], int] = field(default_factory=dict)
     idle_since: dict[str, float] = field(default_factory=dict)
     over_since: dict[str, float] = field(default_factory=dict)
-    plans: dict[str, tuple[Plan, int]] = field(default_factory=dict)
+    plans: dict[str, tuple[Plan, float]] = field(default_factory=dict)
 
     def done(self, action: Action) -> None:
         """Note that an action succeeded."""
@@ -118,8 +120,8 @@ class Memory:
             case End(node, job, assignment):
                 self.ended[node, job] = assignment
                 self.closed = {c for c in self.closed if c.job != job or c.assignment > assignment}
-            case PutPlan(plan, _, revision):
-                self.plans[plan.job] = (plan, revision)
+            case PutPlan(plan, _, at):
+                self.plans[plan.job] = (plan, at)
             case RemoveDomain(node, job):
                 self.applied.pop((node, job), None)
                 self.ended.pop((node, job), None)
@@ -129,12 +131,8 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is so at ``now`` (seconds): jobs, nodes with a living gateway, aggregators that run.
+    """What is so at ``now`` (seconds): jobs, nodes with a living gateway, aggregators that run."""
 
-    ``revision`` counts the coordinator's changes.
-    """
-
-    revision: int
     jobs: Sequence[JobView]
     nodes: Sequence[NodeView]
     running: Sequence[Aggregator]
@@ -166,21 +164,21 @@ def _serve(job: JobView, seen: Seen, memory: Memory, policies: PolicySettings) -
     plan = job.plan
     lost = plan is not None and not {n.name for n in seen.nodes}.issuperset(plan.nodes)
     if (plan is None and job.phase == "planning" and job.expected) or lost:
-        previous, sent_at = memory.plans.get(job.job, (None, None))
-        if previous and previous.assignment == job.assignment and sent_at == seen.revision:
-            return  # the coordinator's answer to that plan is still to come
+        previous, sent = memory.plans.get(job.job, (None, 0.0))
+        if previous and previous.assignment == job.assignment and seen.now < sent + REPLY_SECONDS:
+            return  # what is seen may be from before that plan
         previous = plan or previous
         others = [j for j in seen.jobs if j.job != job.job]
         plan = make_plan(
             job, others, seen.reachable, seen.running, previous=previous, policies=policies
         )
         yield from _bring_up(job, plan, seen, memory)
-        yield PutPlan(plan, job.round, seen.revision)
+        yield PutPlan(plan, job.round, seen.now)
     elif plan is not None and job.phase in COLLECTING:
         if job.phase == "open" and len(plan.nodes) > 1:
             known, plan = plan, with_newcomers(job, plan)
             if plan is not known:
-                yield PutPlan(plan, job.round, seen.revision)
+                yield PutPlan(plan, job.round, seen.now)
         yield from _bring_up(job, plan, seen, memory)
         if job.closing:
             yield from _close(job, plan, seen, memory)

@@ -218,12 +218,17 @@ class Membership:
         else:
             self.give_up(endpoint)
 
+    def goodbye(self, endpoint: Endpoint) -> None:
+        """Let a function go that says that it has closed everything."""
+        endpoint.left = True
+        self.give_up(endpoint)
+
     def give_up(self, endpoint: Endpoint) -> None:
         """Make an endpoint void and take its leases back, whether it lives or not."""
         node, domain = self._node, endpoint.domain
         log.info("%s (endpoint %d of job %s) is gone", endpoint.name, endpoint.number, domain.name)
         endpoint.void, endpoint.ready = True, False
-        if not endpoint.process.ended:
+        if not endpoint.gone:
             node.events["fences"] += 1
         self._edge.hang_up(endpoint)
         node.plugged.discard(endpoint.number)
@@ -235,15 +240,15 @@ class Membership:
         node.save()
 
     def bury(self, endpoint: Endpoint) -> None:
-        """Take a void endpoint's leases back; forget it once its process has ended.
+        """Take a void endpoint's leases back; forget it once it is gone for good.
 
         A pool that is busy or not back yet is left to the sweeper, which calls again.
         """
         domain = endpoint.domain
-        ended = endpoint.process.ended
-        if not self.recover(domain, endpoint.number, endpoint.lane if ended else None, not ended):
+        gone = endpoint.gone
+        if not self.recover(domain, endpoint.number, endpoint.lane if gone else None, not gone):
             return
-        if ended:
+        if gone:
             self._edge.unwatch(endpoint)
             self._node.registry.remove(endpoint)
             endpoint.process.close()

@@ -34,8 +34,15 @@ class Endpoint:
     ready: bool = False
     void: bool = False
     """Given up: its leases were taken back and it may not come back."""
+    left: bool = False
+    """It said goodbye: its process may live, but uses nothing of the job any more."""
     lost_at: float | None = None
     """Since when there is no connection to it."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing can come from it any more."""
+        return self.left or self.process.ended
 
     @property
     def member(self) -> Member:

@@ -219,7 +219,7 @@ class Server:
             case {"op": "dispatch", "slot": int(slot), "generation": int(generation)}:
                 self.node.dispatch(endpoint.domain, [SlotRef(slot, generation)])
             case {"op": "bye"}:
-                self.membership.give_up(endpoint)
+                self.membership.goodbye(endpoint)
             case _:
                 log.warning("%s sent %.80r and is cut off", endpoint.name, body)
                 self._end(connection)

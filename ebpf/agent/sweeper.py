@@ -51,7 +51,7 @@ class Sweeper:
         """Do what is due; ``now`` is CLOCK_MONOTONIC in seconds."""
         self._time_out_lost(now)
         for endpoint in self._node.registry:
-            if endpoint.void and endpoint.process.ended:
+            if endpoint.void and endpoint.gone:
                 self._membership.bury(endpoint)
         for domain in tuple(self._node.domains.values()):
             try:
@@ -120,7 +120,7 @@ class Sweeper:
                 orphans.add(entry.owner)
         for number in orphans:
             void = self._node.registry.get(number)
-            alive = void is not None and not void.process.ended
+            alive = void is not None and not void.gone
             self._membership.recover(domain, number, None, alive)
 
     def _move_on(

@@ -5,7 +5,8 @@ one program for leaf, middle and top. Events go in, instructions come out; the
 runtime performs them in order and feeds back what happened.
 
     Received ──► Take ──► Taken ──► OpenOutput ──► Opened ──► Add ... SealAndSend ──► Sealed
-                  └─► Refused          └─► NoRoom: Untake, try again later
+                  │                    └─► NoRoom: Untake, try again later
+                  └─► nothing: somebody else has it, or it is gone
 
 Rules held here:
 

@@ -137,7 +137,7 @@ class Performer:
 
     def _take(self, ref: SlotRef) -> Taken | None:
         try:
-            entry = _patiently(lambda: self._pool.take(ref, self._endpoint))
+            entry = patiently(lambda: self._pool.take(ref, self._endpoint))
         except (AlreadyTaken, StaleObject) as e:
             log.debug("passed over %s: %s", ref, e)
             return None
@@ -164,7 +164,7 @@ class Performer:
         head = schema.canonical_header()
         doc_start = pool.geometry.meta_bytes - schema.float_start
         try:
-            ref = _patiently(
+            ref = patiently(
                 lambda: pool.reserve(
                     SlotKind.PARTIAL, self._endpoint, step.assignment, ingest=False
                 )
@@ -222,7 +222,7 @@ class Performer:
             inputs=step.inputs,
         )
         try:
-            _patiently(lambda: self._pool.seal(output.ref, self._endpoint, seal))
+            patiently(lambda: self._pool.seal(output.ref, self._endpoint, seal))
         except LeaseLost:
             return Fenced(step.assignment)
         del self._outputs[step.assignment]
@@ -244,7 +244,7 @@ class Performer:
 
     def _untake(self, ref: SlotRef) -> None:
         try:
-            _patiently(lambda: self._pool.untake(ref, self._endpoint))
+            patiently(lambda: self._pool.untake(ref, self._endpoint))
         except LeaseLost:
             log.debug("the lease on %s was taken back already", ref)
 
@@ -270,7 +270,7 @@ class Performer:
         )
 
 
-def _patiently(operation: Callable[[], T]) -> T:
+def patiently(operation: Callable[[], T]) -> T:
     """Do a table operation; a busy table only means: wait on."""
     while True:
         try:

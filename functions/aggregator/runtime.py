@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 from functions.aggregator.blas import Kernel, best_kernel
 from functions.aggregator.machine import Machine
-from functions.aggregator.performer import Performer, Stats
+from functions.aggregator.performer import Performer, Stats, patiently
 from functions.aggregator.settings import AggregatorSettings
 from functions.aggregator.steps import Event, Fenced, Flush, Received, Retry, RoleChanged
 from lifl.dataplane.registration import Registration
@@ -211,7 +211,8 @@ class _Session:
             self._tell(Received(descriptor))
 
     def _read_role(self) -> None:
-        self._tell(RoleChanged(self._registration.pool.read_role(self._registration.lane)))
+        pool, lane = self._registration.pool, self._registration.lane
+        self._tell(RoleChanged(patiently(lambda: pool.read_role(lane))))
 
     def _tell(self, event: Event) -> None:
         drive(self._machine, self._performer, event)

@@ -29,6 +29,8 @@ class GatewaySettings:
     """LIFL_GATEWAY_URL: where clients and other gateways reach this one."""
     poll_cap: float
     """LIFL_POLL_CAP: the longest a poll is parked; below the platform's timeout."""
+    header_seconds: float
+    """LIFL_HEADER_SECONDS: how long a request's headers may take from their first byte."""
     body_idle: float
     """LIFL_BODY_IDLE: the longest silence in a body."""
     body_rate: float
@@ -41,6 +43,7 @@ class GatewaySettings:
             function=FunctionSettings.from_env(env),
             url=read(env, "LIFL_GATEWAY_URL", lambda v: v.rstrip("/")),
             poll_cap=read(env, "LIFL_POLL_CAP", _positive, 25.0),
+            header_seconds=read(env, "LIFL_HEADER_SECONDS", _positive, 10.0),
             body_idle=read(env, "LIFL_BODY_IDLE", _positive, 30.0),
             body_rate=read(env, "LIFL_BODY_RATE", _positive, 16384.0),
         )

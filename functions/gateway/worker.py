@@ -38,7 +38,6 @@ from gunicorn.workers.ggevent import GeventWorker
 
 BODY = "lifl.body"  # environ: the request's body, see functions.gateway.body
 YIELD = "lifl.yield"  # environ: a context in which a poll lets other polls run
-HEADER_SECONDS = 10.0
 PEEK_BYTES = 256
 LAST_WORDS = 64  # reads of at most 64 KiB before a malformed request is cut off
 _POLL = re.compile(rb"GET /v1/jobs/[^/ ]+/rounds/current[ ?]")
@@ -111,13 +110,14 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no type
     def handle(self, listener: Any, client: GeventSocket, addr: Any) -> None:
         """Serve the requests of one connection until it ends."""
         try:
-            client.settimeout(self._gateway.settings.body_idle)
+            settings = self._gateway.settings
+            client.settimeout(settings.body_idle)
             parser = get_parser(self.cfg, client, addr)
             name = listener.getsockname()
             keep = True
             while keep and self._await_request(parser, client):
                 with self._lane.run() if self._is_poll(parser, client) else _at_once():
-                    with gevent.Timeout(HEADER_SECONDS, HeaderTimeout()):
+                    with gevent.Timeout(settings.header_seconds, HeaderTimeout()):
                         request = next(parser)
                     keep = self._respond(name, request, client, addr)
         except (NoMoreData, StopIteration):

@@ -62,7 +62,7 @@ def up(nodes: int, dataplane: str | None, detach: bool, port: int, no_auth: bool
     Supervisor(
         config,
         paths,
-        report=lambda text: output.errors.print(text, highlight=False, markup=False),
+        report=lambda text: click.echo(text, err=True),
         on_ready=lambda: _greet(config, paths),
     ).run()
 

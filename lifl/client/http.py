@@ -26,7 +26,7 @@ READ_PIECE = 1 << 20
 
 
 class HttpError(PermanentError):
-    """The server refused: ``status`` and, from its problem document, ``code``, ``detail``, ``where``.
+    """The server refused: its status, and ``code``, ``detail``, ``where`` of its problem document.
 
     ``document`` is the whole problem document, empty if there was none.
     """
@@ -140,7 +140,7 @@ class HttpClient:
         response = self.request(method, path, stream=True)
         try:
             if response.status >= 300:
-                response.read()
+                response.read(cache_content=True)
                 raise_for_status(response)
             at = 0
             while count := response.readinto(target[at : at + READ_PIECE]):

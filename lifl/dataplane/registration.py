@@ -157,11 +157,11 @@ class Registration:
             self.ready()
 
     def close(self) -> None:
-        """Say goodbye, then let go of the socket, the channel and the pool."""
-        self._tell({"op": "bye"})
-        self._sock.close()
+        """Let go of the channel and the pool, then say goodbye: nothing is used any more."""
         self.channel.close()
         self.pool.close()
+        self._tell({"op": "bye"})
+        self._sock.close()
 
 
 def _ask(

@@ -28,14 +28,14 @@ GRACE_SECONDS = 5.0
 CHECKOUT = Path(lifl.__file__).resolve().parent.parent
 
 
-def gunicorn(function: str, app: str) -> tuple[str, ...]:
-    """Return the command that runs a function; ``app`` is the name in its ``app`` module."""
+def gunicorn(function: str) -> tuple[str, ...]:
+    """Return the command that runs a function."""
     package = f"functions.{function}"
     command = (sys.executable, "-m", "gunicorn", "-c", f"python:{package}.gunicorn_conf")
-    return (*command, f"{package}.app:{app}")
+    return (*command, f"{package}.app:app")
 
 
-ARGV = gunicorn("aggregator", "app")
+ARGV = gunicorn("aggregator")
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
 _SETTINGS = ("LIFL_AGENT_PATIENCE", "LIFL_MAX_BODY_BYTES", "LIFL_MAX_PARTIALS", "LIFL_CRASH_AT")
 

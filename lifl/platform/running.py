@@ -87,19 +87,27 @@ def detach(paths: Paths, arguments: list[str], timeout: float) -> dict[str, Any]
             start_new_session=True,
         )
     deadline = time.monotonic() + timeout
-    while process.poll() is None and time.monotonic() < deadline:
+    what = f"did not serve within {timeout:.0f} s"
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            what = f"ended with exit code {process.returncode}"
+            break
         state = find(paths)
         if state is not None and state["state"] == "running":
             process.returncode = 0  # it is nobody's child from here on
             return state
+        if state is not None and (failing := _failing(state)):
+            what = f"cannot start {', '.join(failing)}"
+            break
         time.sleep(POLL_SECONDS)
-    ended = process.poll() is not None
-    if not ended:
-        down(paths)
-        process.wait()
+    down(paths)
+    process.wait()
     tail = "\n".join(log_tail(log_path))
-    what = "ended" if ended else f"did not serve within {timeout:.0f} s"
     raise LiflError(f"the platform {what}; {log_path} says:\n{tail}")
+
+
+def _failing(state: dict[str, Any]) -> list[str]:
+    return [name for name, row in state["processes"].items() if row["state"] == "crash-loop"]
 
 
 def down(paths: Paths) -> bool:

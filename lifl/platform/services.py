@@ -88,7 +88,7 @@ def _per_node(config: UpConfig, paths: Paths) -> Iterator[Service]:
         yield Service(
             f"gateway-{i}",
             "gateway",
-            gunicorn("gateway", "app"),
+            gunicorn("gateway"),
             env
             | {
                 "LIFL_NAME": f"gateway-{i}",
@@ -104,7 +104,7 @@ def _central(config: UpConfig, paths: Paths) -> Iterator[Service]:
     yield Service(
         "coordinator",
         "coordinator",
-        gunicorn("coordinator", "create_app()"),
+        gunicorn("coordinator"),
         env | {"LIFL_NAME": "coordinator", "PORT": str(config.coordinator_port)},
         f"{config.coordinator_url}/readyz",
     )

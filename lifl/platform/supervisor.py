@@ -230,9 +230,11 @@ def log_tail(path: Path, lines: int = TAIL_LINES) -> list[str]:
     try:
         with path.open("rb") as f:
             f.seek(max(0, path.stat().st_size - 64 * 1024))
-            return f.read().decode(errors="replace").splitlines()[-lines:]
+            text = f.read().decode(errors="replace")
+
     except FileNotFoundError:
         return []
+    return [line for line in text.splitlines() if line.strip()][-lines:]
 
 
 def check_ports(ports: Iterable[int]) -> None:

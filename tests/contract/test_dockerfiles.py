@@ -55,7 +55,7 @@ def last(path: Path, name: str) -> str:
 
 
 def command(path: Path) -> list[str]:
-    """Return CMD, which must be in exec form for the process to get SIGTERM."""
+    """Return CMD, which must be in exec form for the process to get signals."""
     found: list[str] = json.loads(last(path, "CMD"))
     return found
 
@@ -200,12 +200,14 @@ def test_the_project_installs_whole_from_what_is_copied(
 # What starts
 
 
-def test_starts_as_a_process_that_gets_sigterm(dockerfile: Path, image: str) -> None:
-    assert last(dockerfile, "STOPSIGNAL") == "SIGTERM"
+def test_starts_as_a_process_that_gets_its_signal(dockerfile: Path, image: str) -> None:
+    signal = last(dockerfile, "STOPSIGNAL")
     python, *rest = command(dockerfile)
     if image == "agent":
+        assert signal == "SIGHUP"
         assert (python, rest) == ("/opt/lifl/bin/python", ["-m", "ebpf.agent"])
     else:
+        assert signal == "SIGTERM"
         assert python == "python"
         assert rest[:2] == ["-m", "gunicorn"]
         assert environment(dockerfile)["PORT"] == "8080"

@@ -71,7 +71,7 @@ class Agent:
 
     def open_fds(self) -> int:
         assert self.process is not None
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def events(self, name: str) -> int:
         return int(self.admin.counters()["events"].get(name, 0))

@@ -109,26 +109,34 @@ def advance(
     """
     change, scratch = np.empty((2, min(BLOCK, len(out))), np.float32)
     direct = strategy.plain_mean and not delta
-    for start in range(0, len(out), BLOCK):
-        end = min(start + BLOCK, len(out))
-        here, size = out[start:end], end - start
-        if direct:
-            mean_into(parts, start, end, here, scratch)
-        else:
-            mean_into(parts, start, end, change[:size], scratch)
-            if not delta:
-                np.subtract(change[:size], model[start:end], out=change[:size])
-            strategy.step(
-                model[start:end],
-                change[:size],
-                {k: v[start:end] for k, v in old.items()},
-                {k: v[start:end] for k, v in new.items()},
-                here,
-            )
-        # The sum of squares is finite if all elements are, unless it overflows.
-        if not np.isfinite(np.dot(here, here)) and not np.isfinite(here).all():
-            at = start + int(np.argmin(np.isfinite(here)))
-            raise Diverged(f"element {at} of the new model is not finite; is the rate too high?")
+    with np.errstate(all="ignore"):  # what overflows is found below
+        for start in range(0, len(out), BLOCK):
+            end = min(start + BLOCK, len(out))
+            here, size = out[start:end], end - start
+            if direct:
+                mean_into(parts, start, end, here, scratch)
+            else:
+                mean_into(parts, start, end, change[:size], scratch)
+                if not delta:
+                    np.subtract(change[:size], model[start:end], out=change[:size])
+                strategy.step(
+                    model[start:end],
+                    change[:size],
+                    {k: v[start:end] for k, v in old.items()},
+                    {k: v[start:end] for k, v in new.items()},
+                    here,
+                )
+            _check_finite(here, start)
+
+
+def _check_finite(block: Floats, start: int) -> None:
+    """Raise Diverged unless all is finite; the sum of squares is, unless it overflows."""
+    if np.isfinite(np.dot(block, block)):
+        return
+    finite = np.isfinite(block)
+    if not finite.all():
+        at = start + int(np.argmin(finite))
+        raise Diverged(f"element {at} of the new model is not finite; is the rate too high?")
 
 
 def apply(

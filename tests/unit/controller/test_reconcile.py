@@ -48,9 +48,8 @@ def seen(
     nodes: tuple[NodeView, ...] = (NODE,),
     running: tuple[Aggregator, ...] = (),
     now: float = 0.0,
-    revision: int = 1,
 ) -> Seen:
-    return Seen(revision, jobs, nodes, running, now)
+    return Seen(jobs, nodes, running, now)
 
 
 def started(plan: Plan) -> tuple[Aggregator, ...]:
@@ -87,7 +86,7 @@ def test_a_plan_is_not_made_again_before_the_coordinator_answers() -> None:
     _, memory = opened()
     running = tuple(Aggregator(f"j-agg-{k}", "j", "node-0") for k in range(3))
     assert decide(seen(JOB, running=running), memory, POLICIES) == []
-    later = decide(seen(JOB, running=running, revision=2), memory, POLICIES)
+    later = decide(seen(JOB, running=running, now=2.0), memory, POLICIES)
     assert [a.plan.epoch for a in later if isinstance(a, PutPlan)] == [2]
 
 
@@ -144,7 +143,7 @@ def test_the_next_assignment_ends_the_last_and_reuses_its_aggregators() -> None:
     assert job.plan is not None
     running = started(job.plan)
     following = replace(job, round=2, assignment=2, phase="planning", plan=None)
-    actions = decide(seen(following, running=running, revision=2), memory, POLICIES)
+    actions = decide(seen(following, running=running, now=2.0), memory, POLICIES)
     assert [type(a) for a in actions] == [End, Apply, PutPlan]
     assert actions[0] == End("node-0", "j", 1)
     assert actions[2].plan.roles == job.plan.roles
@@ -160,7 +159,7 @@ def test_a_lost_node_makes_a_new_plan_for_the_same_assignment() -> None:
     assert put.plan.nodes == ("node-0", "node-1")
     job = replace(JOB, phase="open", plan=put.plan)
     running = started(put.plan)
-    actions = decide(seen(job, nodes=two[:1], running=running, revision=2), memory, small)
+    actions = decide(seen(job, nodes=two[:1], running=running, now=2.0), memory, small)
     (again,) = (a for a in actions if isinstance(a, PutPlan))
     assert again.plan.nodes == ("node-0",)
     assert again.plan.epoch == put.plan.epoch + 1

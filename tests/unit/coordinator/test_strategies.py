@@ -149,7 +149,13 @@ def test_slots_longer_than_the_model_are_read_to_its_length_only():
     padded[:10] = 4.0
     out = np.empty(10, np.float32)
     advance(
-        FedAvg(), np.zeros(10, np.float32), [Part(padded, 2.0)], old={}, new={}, out=out, delta=False
+        FedAvg(),
+        np.zeros(10, np.float32),
+        [Part(padded, 2.0)],
+        old={},
+        new={},
+        out=out,
+        delta=False,
     )
     np.testing.assert_array_equal(out, np.full(10, 2.0, np.float32))
 

@@ -289,7 +289,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.s = Scene(rules(4, 2, rounds=50), CLIENTS)
+        self.s = Scene(rules(4, 2, rounds=1000), CLIENTS)
         self.uploads: list[tuple[int, str]] = []
         self.objects: dict[str, list[tuple[int, ...]]] = {n: [] for n in NODES}
         self.owner: dict[int, str] = {}
@@ -313,7 +313,10 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.uploads)
     @rule(data=st.data())
     def seal(self, data):
-        serial, node = self.uploads.pop(data.draw(st.integers(0, len(self.uploads) - 1)))
+        self._seal(data.draw(st.integers(0, len(self.uploads) - 1)))
+
+    def _seal(self, index):
+        serial, node = self.uploads.pop(index)
         try:
             self.s.seal(serial, node=node)
         except Refused:
@@ -375,8 +378,28 @@ class AnyOrder(RuleBasedStateMachine):
     def time_passes(self, seconds):
         self.s.tick(seconds)
 
-    @precondition(lambda self: self.s.rounds.ready())
     @rule()
+    def left_alone_the_round_ends(self):
+        """Without further faults the round is committed, whatever has happened before."""
+        before = self.s.rounds.version
+        for _ in range(6):
+            if self.s.phase is Phase.PLANNING:
+                self.s.plan()
+            for client in CLIENTS:
+                self.claim(client, "node-1")
+            while self.uploads:
+                self._seal(0)
+            for node in NODES[1:]:
+                while self.objects[node]:
+                    self.ship(node, again=False)
+            while self.objects["node-0"]:
+                self.deliver(twice=False)
+            if self.s.rounds.ready():
+                self.commit()
+                break
+            self.s.tick(70)
+        assert self.s.rounds.version == before + 1
+
     def commit(self):
         book = self.s.rounds.book
         covered = sorted(book.held)
