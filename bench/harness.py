@@ -31,7 +31,7 @@ from lifl.client.http import HttpClient
 from lifl.dataplane.admin import AgentAdmin
 from lifl.platform import doctor, running
 from lifl.platform.paths import Paths
-from lifl.update import Schema, TensorSpec, document_bytes
+from lifl.update import Schema, TensorSpec, iter_document
 
 UP_SECONDS = 60.0
 WAIT_SECONDS = 60.0
@@ -45,7 +45,8 @@ def model_document(nbytes: int, *, value: float = 0.0) -> bytes:
     schema = Schema(TensorSpec(f"layer{i:02}.weight", "F32", (n,)) for i, n in enumerate(sizes))
     rng = np.random.default_rng(1)
     block = rng.standard_normal(1 << 16, np.float32) * 0.01 + np.float32(value)
-    return document_bytes({t.name: np.resize(block, t.shape) for t in schema.tensors}, schema)
+    tensors = {t.name: np.resize(block, t.shape) for t in schema.tensors}
+    return b"".join(iter_document(tensors, schema))
 
 
 @dataclass(slots=True)

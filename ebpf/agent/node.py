@@ -81,7 +81,7 @@ class Node:
         self, number: int, name: str, uid: int, geometry: PoolGeometry, prefault: int
     ) -> Domain:
         """Return a domain that is not known to the node yet and has no pool."""
-        dispatcher = Dispatcher(self.settings.sweep_age, self.settings.confirm_age)
+        dispatcher = Dispatcher(self.settings.sweep_age)
         return Domain(number, name, uid, geometry, prefault, dispatcher)
 
     def forget_domain(self, domain: Domain) -> None:
@@ -231,7 +231,7 @@ class Node:
         self._next_domain = raw["next_domain"]
         self.registry.next_number = raw["next_endpoint"]
         for item in raw["domains"]:
-            dispatcher = Dispatcher(self.settings.sweep_age, self.settings.confirm_age)
+            dispatcher = Dispatcher(self.settings.sweep_age)
             domain = Domain.from_json(item, dispatcher)
             self.domains[domain.name] = domain
 

@@ -36,8 +36,6 @@ class AgentSettings:
     """Period of the sweeper while an assignment is open."""
     sweep_age: float
     """How long an object may lie sealed before it is sent again."""
-    confirm_age: float
-    """The same for an update whose gateway lives: it may still await the coordinator's word."""
     pool_idle: float
     """After how long without an assignment a pool gives its free pages back."""
 
@@ -64,6 +62,5 @@ class AgentSettings:
             restart_grace=read(env, "LIFL_RESTART_GRACE", float, 5.0),
             sweep=read(env, "LIFL_SWEEP", float, 0.05),
             sweep_age=read(env, "LIFL_SWEEP_AGE", float, 0.1),
-            confirm_age=read(env, "LIFL_CONFIRM_AGE", float, 1.0),
             pool_idle=read(env, "LIFL_POOL_IDLE", float, 30.0),
         )

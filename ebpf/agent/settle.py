@@ -44,13 +44,11 @@ class _Try:
 class Dispatcher:
     """Which sealed objects are due to be sent again; one per domain.
 
-    An object waits ``sweep_age`` after its seal (``confirm_age`` for an update
-    whose gateway lives), then twice as long after each try, at most LONGEST_PAUSE:
-    it may just lie in a busy aggregator's queue.
+    An object waits ``sweep_age`` seconds after its seal, then twice as long after
+    each try, at most LONGEST_PAUSE: it may just lie in a busy aggregator's queue.
     """
 
     sweep_age: float
-    confirm_age: float
     _tries: dict[SlotRef, _Try] = field(default_factory=dict)
     _turn: int = 0
 
@@ -62,22 +60,18 @@ class Dispatcher:
         now: float,
         *,
         hurry: bool,
-        alive: set[int],
     ) -> list[Send]:
         """Return what to send now.
 
         ``names`` are those of functions that are gone; ``hurry`` forgets earlier
-        tries and the wait for a live gateway, after the members changed; ``alive``
-        are the registered endpoints; ``now`` is CLOCK_MONOTONIC in seconds.
+        tries, after the members changed; ``now`` is CLOCK_MONOTONIC in seconds.
         """
         sends = []
         for item in items:
             if item.entry.state is not SlotState.SEALED:
                 continue
             last = None if hurry else self._tries.get(item.ref)
-            patient = item.entry.kind is SlotKind.UPDATE and item.entry.owner in alive
-            age = self.confirm_age if patient and not hurry else self.sweep_age
-            due = last.at + last.pause if last else item.entry.sealed_ns / 1e9 + age
+            due = last.at + last.pause if last else item.entry.sealed_ns / 1e9 + self.sweep_age
             if now >= due and (send := self.send(view, item, names)):
                 pause = min(last.pause * 2, LONGEST_PAUSE) if last else self.sweep_age
                 self._tries[item.ref] = _Try(now, pause)

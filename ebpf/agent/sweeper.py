@@ -129,9 +129,8 @@ class Sweeper:
         view = self._node.view(domain, assignment)
         if view is None:
             return
-        alive = {e.number for e in self._node.registry.live(domain)}
         self._node.send(
-            domain.dispatcher.due(view, items, domain.names, now, hurry=domain.hurry, alive=alive)
+            domain.dispatcher.due(view, items, domain.names, now, hurry=domain.hurry)
         )
         if assignment in domain.closing:
             flush = quiescent(view, items, domain.names)

@@ -15,6 +15,7 @@ import argparse
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import model as digits
@@ -43,7 +44,8 @@ def main() -> None:
     http = HttpClient(args.gateway, args.token)
     path = f"/v1/jobs/{args.job}"
     status = retry.run(lambda: http.json("GET", path))
-    samples = held_out_samples(int(status["spec"]["clientConfig"]["seed"]))
+    job_file = status["spec"]
+    samples = held_out_samples(int(job_file["spec"]["clientConfig"]["seed"]))
     net = digits.build()
     with FederatedClient(
         args.gateway, job=args.job, client="evaluator", token=args.token, retry=retry
@@ -52,8 +54,9 @@ def main() -> None:
             load_into(net, arrays)
             accuracy, loss = digits.evaluate(net, samples)
             print(f"version {version}: accuracy {accuracy:.4f}, loss {loss:.4f}", flush=True)
-            score = {"version": version, "accuracy": accuracy, "loss": loss}
-            retry.run(lambda score=score: http.json("POST", f"{path}/evaluations", score))
+            if version > 0:  # the history begins with the first version that clients made
+                score = {"version": version, "accuracy": accuracy, "loss": loss}
+                retry.run(partial(http.json, "POST", f"{path}/evaluations", score))
     http.close()
 
 

@@ -38,7 +38,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class RequestBody:
     """One request's body.
 
-    ``length`` is what Content-Length says, ``None`` if the body is chunked;
+    ``length`` is what Content-Length says, ``None`` if there is none;
     ``received`` counts the bytes read so far. Use as a context manager while
     reading: it gives the upload's turn back.
     """
@@ -69,8 +69,9 @@ class RequestBody:
         self._reader = reader
         self._plain = isinstance(reader, LengthReader)
         self.chunked = isinstance(reader, ChunkedReader)
-        self.length: int | None = reader.length if self._plain else None
-        self._ended = self.length == 0 or not (self._plain or self.chunked)
+        announced = any(name == "CONTENT-LENGTH" for name, _ in request.headers)
+        self.length: int | None = reader.length if announced else None
+        self._ended = self._plain and reader.length == 0
 
     @property
     def complete(self) -> bool:

@@ -85,7 +85,7 @@ def free_port() -> int:
 class FakeCoordinator:
     """Answers the internal API from ``view``; ``rules`` may replace an answer."""
 
-    def __init__(self, schema: Schema, node: str, gateway_url: str) -> None:
+    def __init__(self, schema: Schema, node: str, gateway_url: str, *, port: int = 0) -> None:
         self.view: dict[str, Any] = {
             "job": JOB,
             "domain_uid": 0,
@@ -113,6 +113,7 @@ class FakeCoordinator:
         self.rules: dict[str, Callable[[str, str, Any], tuple[int, Any] | None]] = {}
         self._changed = threading.Condition()
         self._serial = 100
+        self._connections: list[socket.socket] = []
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -142,14 +143,21 @@ class FakeCoordinator:
             def handle_error(self, *_: object) -> None:
                 pass
 
-        self.server = Server(("127.0.0.1", 0), Handler)
+            def get_request(self) -> tuple[socket.socket, Any]:
+                accepted = super().get_request()
+                fake._connections.append(accepted[0])
+                return accepted
+
+        self.server = Server(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True, name="coordinator").start()
 
     def close(self) -> None:
-        self.bump()
         self.server.shutdown()
         self.server.server_close()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def bump(self, **changes: Any) -> None:
         """Change the view and tell the watchers."""
