@@ -24,7 +24,7 @@ import psutil
 
 from bench.clients import Sent, closed_port, head
 from lifl import naming
-from lifl.auth import mint_client_token
+from lifl.auth import mint_client_token, mint_platform_token
 from lifl.cli.access import Access
 from lifl.cli.jobs import submit_job
 from lifl.client.http import HttpClient
@@ -211,6 +211,21 @@ class Job:
             Access(None, None).client(self.name).json("GET", f"/v1/jobs/{self.name}")
         )
         return status
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return the committed rounds."""
+        client = Access(None, None).client(self.name)
+        rounds: list[dict[str, Any]] = client.json("GET", f"/v1/jobs/{self.name}/history")["rounds"]
+        return rounds
+
+    def view(self) -> dict[str, Any]:
+        """Return what gateways and the controller are told of the job."""
+        secret = bytes.fromhex(self.platform.paths.secret())
+        url = self.platform.state["coordinator_url"]
+        http = HttpClient(url, mint_platform_token(secret, "bench"))
+        jobs = http.json("GET", "/internal/v1/watch?since=0&wait=0")["jobs"]
+        view: dict[str, Any] = next(j for j in jobs if j["job"] == self.name)
+        return view
 
     def stop(self) -> None:
         """Stop the job."""

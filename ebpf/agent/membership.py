@@ -6,16 +6,17 @@ it comes back, its seals refused by the pool, and what it was writing kept out o
 use until the process has ended.
 
 It must not read sockets; :mod:`ebpf.agent.server` does, and is told through
-:class:`Edge` whom to watch.
+:class:`ebpf.agent.edge.Edge` whom to watch.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from ebpf.agent.domains import Domain
+from ebpf.agent.edge import Edge, RefusedError
 from ebpf.agent.node import Node
 from ebpf.agent.peers import Process
 from ebpf.agent.registry import Endpoint, endpoint_from_json
@@ -28,29 +29,6 @@ from lifl.wire import Kind
 log = logging.getLogger("lifl.agent")
 
 FUNCTION_KINDS = {k.name.lower(): k for k in (Kind.GATEWAY, Kind.AGGREGATOR, Kind.COORDINATOR)}
-
-
-class RefusedError(Exception):
-    """A registration is refused; ``again`` says that it may be granted later."""
-
-    def __init__(self, code: str, detail: str, *, again: bool = False) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.detail = detail
-        self.again = again
-
-
-class Edge(Protocol):
-    """What membership asks of the event loop."""
-
-    def watch(self, endpoint: Endpoint) -> None:
-        """Call :meth:`Membership.died` when the endpoint's process ends."""
-
-    def unwatch(self, endpoint: Endpoint) -> None:
-        """Stop doing so."""
-
-    def hang_up(self, endpoint: Endpoint) -> None:
-        """Close its connection, if there is one."""
 
 
 class Membership:

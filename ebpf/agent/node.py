@@ -70,19 +70,15 @@ class Node:
                     "remove it first"
                 )
             return known
-        domain = self.new_domain(self._next_domain, name, uid, check_geometry(geometry), prefault)
+        dispatcher = Dispatcher(self.settings.sweep_age)
+        domain = Domain(
+            self._next_domain, name, uid, check_geometry(geometry), prefault, dispatcher
+        )
         domain.create_pool()
         self._next_domain += 1
         self.domains[name] = domain
         self.save()
         return domain
-
-    def new_domain(
-        self, number: int, name: str, uid: int, geometry: PoolGeometry, prefault: int
-    ) -> Domain:
-        """Return a domain that is not known to the node yet and has no pool."""
-        dispatcher = Dispatcher(self.settings.sweep_age)
-        return Domain(number, name, uid, geometry, prefault, dispatcher)
 
     def forget_domain(self, domain: Domain) -> None:
         """Drop a domain whose functions were given up, and its memory."""

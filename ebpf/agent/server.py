@@ -20,7 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ebpf.agent.membership import Membership, RefusedError
+from ebpf.agent.edge import RefusedError
+from ebpf.agent.membership import Membership
 from ebpf.agent.node import Node
 from ebpf.agent.operations import Operations
 from ebpf.agent.peers import Process

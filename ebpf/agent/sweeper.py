@@ -129,9 +129,7 @@ class Sweeper:
         view = self._node.view(domain, assignment)
         if view is None:
             return
-        self._node.send(
-            domain.dispatcher.due(view, items, domain.names, now, hurry=domain.hurry)
-        )
+        self._node.send(domain.dispatcher.due(view, items, domain.names, now, hurry=domain.hurry))
         if assignment in domain.closing:
             flush = quiescent(view, items, domain.names)
         else:

@@ -17,6 +17,7 @@ import re
 
 import model as digits
 from data import Samples, client_samples
+from torch import nn
 
 from lifl.client import FederatedClient, Round
 from lifl.client.torch import FedProx
@@ -60,7 +61,7 @@ def own_samples(number: int, round: Round) -> Samples:
     )
 
 
-def train(model: digits.nn.Module, samples: Samples, number: int, round: Round) -> float:
+def train(model: nn.Module, samples: Samples, number: int, round: Round) -> float:
     config = round.config
     mu = float(config.get("mu", 0.0))
     return digits.train(

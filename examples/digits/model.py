@@ -68,13 +68,13 @@ def train(
     return total / len(samples)
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, samples: Samples) -> tuple[float, float]:
     """Return (accuracy, mean loss)."""
     model.eval()
     labels = torch.from_numpy(samples.labels)
-    scores = model(torch.from_numpy(samples.images))
-    loss = nn.functional.cross_entropy(scores, labels).item()
+    with torch.no_grad():
+        scores = model(torch.from_numpy(samples.images))
+        loss = nn.functional.cross_entropy(scores, labels).item()
     return (scores.argmax(1) == labels).float().mean().item(), loss
 
 

@@ -42,7 +42,7 @@ class Progress:
         table.add_row("updates in", f"{status['accepted']} of {status['goal']}")
         table.add_row("accuracy", "-" if accuracy is None else f"{accuracy:.2%}")
         table.add_row("aggregators alive", str(self._aggregators))
-        return Group(table, ProgressBar(total=rounds, completed=done, width=50))
+        return Group(table, ProgressBar(total=rounds, completed=done, width=50), "")
 
 
 def summary(outcome: dict[str, Any]) -> Table:
@@ -71,6 +71,7 @@ def plot_accuracy(history: History, target: float, path: Path) -> None:
     axes.plot([r["round"] for r in rated], [100 * r["accuracy"] for r in rated], marker="o")
     axes.axhline(100 * target, linestyle="--", color="grey", label=f"{target:.0%}")
     axes.set(xlabel="round", ylabel="accuracy on held-out digits, %", ylim=(0, 100))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -250,6 +250,7 @@ class Engine(threading.Thread):
                 Made(
                     cover=tuple(sorted(s for h in held for s in h.cover)),
                     weight=sum(h.entry.weight for h in held),
+                    summed=_unix(max(h.entry.sealed_ns for h in held)),
                     model_file=made.model_file,
                     vector_files=made.vector_files,
                 )
@@ -264,3 +265,8 @@ class Engine(threading.Thread):
 
     def _place(self, shelf: Shelf, ref: SlotRef) -> ModelPlace:
         return ModelPlace(self._node, *ref, shelf.doc_start, shelf.doc_bytes)
+
+
+def _unix(monotonic_ns: int) -> float:
+    """Return the unix time of a CLOCK_MONOTONIC one."""
+    return time.time() - (time.monotonic_ns() - monotonic_ns) / 1e9

@@ -67,4 +67,8 @@ class NodeTable:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return what watchers are told."""
-        return [{"node": n.name, "url": n.url, "info": dict(n.info)} for n in self._nodes.values()]
+        return [
+            {"node": n.name, "url": n.url, "info": dict(n.info)}
+            for n in self._nodes.values()
+            if n.url
+        ]

@@ -208,7 +208,8 @@ class RoundSummary(Record):
     ``aggregated`` those in the committed cover; ``attempts`` is 1 unless the
     round was tried again. ``metrics`` are the clients' own, averaged by sample
     count; ``accuracy`` and ``loss`` come from the last evaluation of the
-    version. Times are unix seconds.
+    version. ``summed`` is when the last sum that went into the version was
+    sealed. Times are unix seconds.
     """
 
     round: int
@@ -220,6 +221,7 @@ class RoundSummary(Record):
     opened: float
     closed: float
     committed: float
+    summed: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     accuracy: float | None = None
     loss: float | None = None

@@ -51,10 +51,14 @@ class ModelPlace:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A new version whose files are on the disk: the updates in it, Σ n, and the files' names."""
+    """A new version whose files are on the disk: the updates in it, Σ n, and the files' names.
+
+    ``summed`` is when the last of its sums was sealed, unix seconds.
+    """
 
     cover: tuple[int, ...]
     weight: float
+    summed: float
     model_file: str
     vector_files: dict[str, str]
 
@@ -246,7 +250,7 @@ class Job:
             done = following.phase is Phase.DONE
             record = replace(self.record, state=JobState.DONE) if done else self.record
             change = Change(round=following, forget_before=present.assignment)
-            summary = summarize(present, self.rounds.book.sealed(), version)
+            summary = summarize(present, self.rounds.book.sealed(), version, made.summed)
             self._flush()
         self._store.commit(Commit(record, version, change, summary))
         self.record, self.version = record, version

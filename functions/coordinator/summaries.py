@@ -12,8 +12,13 @@ from math import isfinite
 from functions.coordinator.records import Claim, RoundRecord, RoundSummary, VersionRecord
 
 
-def summarize(record: RoundRecord, claims: Sequence[Claim], version: VersionRecord) -> RoundSummary:
-    """Return the summary of a round whose accepted updates, ``claims``, made ``version``."""
+def summarize(
+    record: RoundRecord, claims: Sequence[Claim], version: VersionRecord, summed: float
+) -> RoundSummary:
+    """Return the summary of a round whose accepted updates, ``claims``, made ``version``.
+
+    ``summed`` is when the last sum in it was sealed, unix seconds.
+    """
     now = version.created
     return RoundSummary(
         round=record.round,
@@ -25,6 +30,7 @@ def summarize(record: RoundRecord, claims: Sequence[Claim], version: VersionReco
         opened=record.opened or now,
         closed=record.closed or now,
         committed=now,
+        summed=summed,
         metrics=mean_metrics(claims),
     )
 

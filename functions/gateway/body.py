@@ -17,6 +17,7 @@ import socket
 import time
 from typing import Any
 
+import gevent
 from gevent import Timeout, get_hub
 from gevent.socket import socket as GeventSocket
 from gevent.socket import wait as wait_event
@@ -24,7 +25,6 @@ from gunicorn.http.body import ChunkedReader, LengthReader
 from gunicorn.http.errors import NoMoreData, ParseException
 
 from functions.gateway.problems import ClientGone, Refused
-from functions.gateway.turns import Turn, Turns
 from lifl.errors import LiflError
 
 READ = 1
@@ -40,14 +40,13 @@ class RequestBody:
 
     ``length`` is what Content-Length says, ``None`` if there is none;
     ``received`` counts the bytes read so far. Use as a context manager while
-    reading: it gives the upload's turn back.
+    reading: it tells a client that asked to go on, and leaves the socket as it was.
     """
 
     def __init__(
         self,
         sock: GeventSocket,
         request: Any,
-        turns: Turns,
         *,
         idle: float,
         rate: float,
@@ -55,11 +54,9 @@ class RequestBody:
     ) -> None:
         self._sock = sock
         self._body = request.body
-        self._turns = turns
         self._idle = idle
         self._rate = rate
         self._waited = 0.0
-        self._turn: Turn | None = None
         self._watcher: Any = None
         self._low_water = 1
         self._buffered = b""
@@ -78,22 +75,11 @@ class RequestBody:
         """Whether nothing of the body is left to read."""
         return self._ended
 
-    @property
-    def remaining(self) -> int:
-        """Return how many bytes are still to come; of a chunked body an endless number."""
-        return self._reader.length if self._plain else 1 << 62
-
     def __enter__(self) -> RequestBody:
         self._accept()
-        self._turn = self._turns.join(self.remaining)
-        if self._plain:
-            self._turn.acquire()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._turn is not None:
-            self._turn.release()
-            self._turn = None
         if self._watcher is not None:
             self._watcher.stop()
             self._watcher.close()
@@ -112,11 +98,15 @@ class RequestBody:
             if len(held) > len(self._buffered):  # the next, pipelined request
                 self._reader.unreader.unread(held[len(self._buffered) :])
 
-    def breathe(self) -> None:
-        """Let others run if it is their turn; call it between pieces."""
-        if self._turn is not None:
-            self._turn.remaining = self.remaining
-            self._turn.breathe()
+    @staticmethod
+    def breathe() -> None:
+        """Let everything else that is ready run; call it after each piece.
+
+        Uploads so take turns piece by piece. Serving the one with least left
+        first was tried and brought nothing: the senders, not this process, are
+        what several uploads wait for.
+        """
+        gevent.sleep(0)
 
     def fill(self, view: memoryview) -> int:
         """Read until ``view`` is full or the body ends; return the number of bytes read.
@@ -191,11 +181,7 @@ class RequestBody:
             raise ClientGone("the client closed its connection in the middle of the body")
 
     def _wait(self, wanted: int) -> None:
-        """Wait for data without the turn; raises Refused 408."""
-        turn = self._turn
-        if turn is not None:
-            turn.remaining = self.remaining
-            turn.release()
+        """Wait until about ``wanted`` bytes are there; raises Refused 408."""
         if self._low_water != wanted:
             self._set_low_water(wanted)
         if self._watcher is None:
@@ -210,8 +196,6 @@ class RequestBody:
         self._waited += time.monotonic() - began
         if self.received < self._rate * (self._waited - self._idle):
             raise self._too_slow()
-        if turn is not None:
-            turn.acquire()
 
     def _too_slow(self) -> Refused:
         detail = f"the body came at less than {self._rate:.0f} bytes per second"

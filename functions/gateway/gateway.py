@@ -22,7 +22,6 @@ from functions.gateway.model import Models
 from functions.gateway.polls import Polls
 from functions.gateway.settings import GatewaySettings
 from functions.gateway.transfers import Transfers
-from functions.gateway.turns import Turns
 from functions.gateway.views import JobView
 from functions.gateway.watch import Watch
 from lifl.auth import mint_platform_token
@@ -62,7 +61,6 @@ class Gateway:
         self.settings = settings
         self.node = function.node
         self.stopping = Event()
-        self._turns = Turns()
         self._boot = boot_id()
         self._token = PlatformToken(function.platform_secret, f"gateway/{function.node}")
         self._others: dict[str, HttpClient] = {}
@@ -128,7 +126,6 @@ class Gateway:
         return RequestBody(
             sock,
             request,
-            self._turns,
             idle=self.settings.body_idle,
             rate=self.settings.body_rate,
             expects_continue=expects_continue,

@@ -93,7 +93,7 @@ class FederatedClient:
     def rounds(self) -> Iterator[Round]:
         """Yield each round this client is chosen for, until the job is over.
 
-        ``state`` then says how it ended: ``done``, ``stopped`` or ``failed``.
+        ``state`` then says how it ended: ``done`` or ``stopped``.
 
         Raises
         ------

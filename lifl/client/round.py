@@ -45,7 +45,7 @@ class Task:
     @property
     def is_over(self) -> bool:
         """Return whether the job has ended."""
-        return self.state in {"done", "stopped", "failed"}
+        return self.state in {"done", "stopped"}
 
 
 class Receipt(NamedTuple):

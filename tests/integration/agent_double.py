@@ -1,6 +1,6 @@
 """A function for tests of the agent: registers, then does what it is told line by line.
 
-Run as a program: ``agent_double.py SOCKET KIND NAME JOB UID``. Each line of standard
+Run as a program: ``agent_double.py SOCKET KIND NAME JOB UID [gevent]``. Each line of standard
 input is a JSON command ``{"do": ...}``; each answer is a JSON line.
 """
 
@@ -94,11 +94,20 @@ class Double:
         return {}
 
 
+def patch_all() -> None:
+    """Be a gevent process, as the gateway's workers are."""
+    from gevent import monkey
+
+    monkey.patch_all()
+
+
 def main() -> None:
-    path, kind, name, job, uid = sys.argv[1:]
+    path, kind, name, job, uid, *gevent = sys.argv[1:]
+    if gevent:
+        patch_all()
     os.setuid(int(uid))  # only now: another user may not be able to read the interpreter
     try:
-        double = Double(Registration.open(path, kind=kind, name=name, domain=job, timeout=5.0))
+        double = Double(Registration.open(path, kind=kind, name=name, domain=job, timeout=2.0))
     except LiflError as e:
         print(json.dumps({"error": type(e).__name__, "detail": str(e)}), flush=True)
         return

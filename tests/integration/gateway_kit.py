@@ -183,7 +183,7 @@ class FakeCoordinator:
             return self._watch(parse_qs(urlsplit(path).query))
         if where == "/internal/v1/claims":
             return self._claim(asked)
-        if where.endswith("/sealed"):
+        if where.startswith("/internal/v1/claims/") and where.endswith("/sealed"):
             return self._sealed(int(where.split("/")[-2]), asked)
         if method == "DELETE":
             self.claims.pop(int(where.split("/")[-1]), None)
@@ -351,6 +351,13 @@ class GatewayKit:
             return 0, b"", http.client.HTTPMessage()
         finally:
             connection.close()
+
+    def publish(self, **changes: Any) -> None:
+        """Change the coordinator's view and wait until the gateway knows (without auth)."""
+        mark = self.coordinator.rev
+        self.coordinator.bump(**changes, client_config={"mark": mark})
+        path = f"/v1/jobs/{JOB}/rounds/current?client=kit"
+        await_true(lambda: json.loads(self.get(path)[1])["client_config"].get("mark") == mark)
 
     def post(
         self, body: Any, client: str = "c1", round_number: int = 1, **headers: str

@@ -80,9 +80,17 @@ class Agent:
 class Function:
     """A double in a process of its own."""
 
-    def __init__(self, agent: Agent, name: str, kind: str = "aggregator", user: int = os.getuid()):
+    def __init__(
+        self,
+        agent: Agent,
+        name: str,
+        kind: str = "aggregator",
+        user: int = os.getuid(),
+        gevent: bool = False,
+    ):
         self.process = subprocess.Popen(
-            [sys.executable, str(DOUBLE), str(agent.socket), kind, name, JOB, str(user)],
+            [sys.executable, str(DOUBLE), str(agent.socket), kind, name, JOB, str(user)]
+            + ["gevent"] * gevent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -573,6 +581,21 @@ def test_a_partial_from_another_node_is_dispatched_to_the_top(agent, functions, 
     pool.seal(ref, gateway.endpoint, Seal(0, 2.0, 4096, 8192, cover=(8, 9)))
     gateway.dispatch(ref)
     assert top.objects() == [ref]
+
+
+def test_a_gevent_process_registers_and_resumes(agent, gateway):
+    agent.admin.apply(LONE)
+    function = Function(agent, "agg-1", gevent=True)
+    function.ask("ready")
+    until(lambda: named(agent, "agg-1")["ready"])
+    agent.stop(signal.SIGKILL)
+    agent.start()
+    gateway.resume(timeout=5.0)
+    assert function.ask("resume") == {}
+    put(gateway, 1)
+    take_one(function)
+    assert "error" not in function.ask("seal", send=False)
+    function.close()
 
 
 def test_a_hundred_registrations_leave_no_descriptors(agent, no_leaks):

@@ -34,7 +34,7 @@ from lifl.errors import ConfigError, Unavailable
 JOB = JobRecord("digits", {"spec": {"rounds": 2}}, 12.5, "ab" * 32, 1000)
 ROUND = RoundRecord(1, 1, 1, Phase.OPEN, 1.0, 1025, selected=("a", "b"), goal=2, plan={"x": [1]})
 VERSION = VersionRecord(1, 1, 1, (1, 2), 20.0, "v000001.safetensors", {"m": "v000001.m.f32"}, 3.0)
-SUMMARY = RoundSummary(1, 1, 1, 2, 2, 20.0, 1.0, 2.0, 3.0, {"loss": 0.5})
+SUMMARY = RoundSummary(1, 1, 1, 2, 2, 20.0, 1.0, 2.0, 3.0, 2.5, {"loss": 0.5})
 
 
 def claim(serial: int, assignment: int = 1, **changes: object) -> Claim:
