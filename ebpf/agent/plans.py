@@ -9,7 +9,7 @@ Pure: no I/O, no clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,6 +45,7 @@ class Wiring:
     """What a node's data plane and pool should say."""
 
     group: tuple[int, ...]
+    """The entry's members; one that expects more updates stands in it more often."""
     routes: Mapping[int, Route]
     rows: Mapping[int, RoleRow]
     """By lane; one for every aggregator."""
@@ -150,7 +151,7 @@ class View:
 
     def wiring(self, group: int) -> Wiring:
         """Return routes, role rows and the members of ``group``, the node's entry."""
-        entry = tuple(self.entry[:MAX_MEMBERS])
+        entry = in_turn([(e, self._goal(e)) for e in self.entry])
         routes, rows = {}, {}
         for m in self._members.values():
             if m.kind is Kind.GATEWAY:
@@ -161,6 +162,10 @@ class View:
             else:
                 routes[m.endpoint] = NOWHERE
         return Wiring(entry, routes, rows)
+
+    def _goal(self, endpoint: int) -> int:
+        role = self.role_of(endpoint)
+        return role.goal if role else 1
 
     def _route(self, member: Member) -> Route:
         role = self.roles.get(member.name)
@@ -184,6 +189,21 @@ class View:
             final=top,
             parent_remote=remote,
         )
+
+
+def in_turn(goals: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Return a group's members so that each gets as many descriptors in a row as it expects.
+
+    ``goals`` are endpoints and how many updates each expects. A leaf that is filled
+    before the next gets anything sends its sum on while updates still arrive, so
+    less is left to do after the last one; when all arrive at once, all are busy
+    either way. More than a group can hold are scaled down, at least one each.
+    """
+    total = sum(goal for _, goal in goals)
+    if len(goals) >= MAX_MEMBERS:
+        return tuple(e for e, _ in goals[:MAX_MEMBERS])
+    scale = 1 if total <= MAX_MEMBERS else -(-total // (MAX_MEMBERS - len(goals)))
+    return tuple(e for e, goal in goals for _ in range(max(1, goal // scale)))
 
 
 def unplanned(members: Iterable[Member]) -> Wiring:

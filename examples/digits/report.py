@@ -7,12 +7,14 @@ from statistics import median
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.ticker import MaxNLocator
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 History = list[dict[str, Any]]
 

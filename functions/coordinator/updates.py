@@ -211,7 +211,8 @@ class Updates:
         """
         book = self._rounds.book
         known = book.transfers.get(ask.serial)
-        if known is not None and known.sealed and known.cover == ask.cover:
+        same = (ask.assignment, ask.cover)
+        if known is not None and known.sealed and (known.assignment, known.cover) == same:
             return True, Effects()
         self._check_transfer(ask, now)
         effects = self._witness(ask.cover, now)

@@ -16,7 +16,7 @@ from functions.coordinator.updates import ClaimRequest, Place
 from lifl.errors import Unavailable
 from lifl.store import SlotKind, SlotState
 
-from .kit import MODEL, Stage, flat, job_file, update, until
+from .kit import MODEL, Stage, flat, job_file, until, update
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def post(job, client: str, samples: int = 1, node: str = "node-0") -> int:
 
 
 def fill_round(stage: Stage, job, samples=(3, 5), *, mean: bool = False) -> dict[str, np.ndarray]:
-    """Run one round to its end; return the weighted mean of its floats and the integers' maximum."""
+    """Run one round to its end; return the floats' weighted mean and the integers' maximum."""
     version = job.rounds.version
     stage.plan(job)
     updates = {}
@@ -117,7 +117,8 @@ def test_only_the_last_versions_stay_on_disk(stage, tmp_path):
     job = s.submit(job_file(strategy={"name": "fedavgm"}))
     fill_round(s, job)
     directory = tmp_path / "state" / "checkpoints" / "digits"
-    until(lambda: sorted(os.listdir(directory)) == ["v000001.safetensors", "v000001.velocity.f32"])
+    wanted = {"v000001.safetensors", "v000001.velocity.f32"}
+    until(lambda: {p.name for p in directory.iterdir()} == wanted)
 
 
 @pytest.mark.parametrize("kind", ["weights", "delta"])

@@ -41,7 +41,7 @@ class Web:
         if status >= 400:
             assert answer.content_type == "application/problem+json"
             document = answer.get_json(force=True)
-            assert document["status"] == status and document["instance"] == path.split("?")[0]
+            assert document["status"] == status and document["instance"] == path.partition("?")[0]
             return document["code"]
         return answer.get_json()
 
@@ -140,7 +140,7 @@ def test_unusable_jobs_are_refused(web, body, status, code):
     assert web.post("/v1/jobs", body, status) == code
 
 
-@pytest.mark.parametrize("data", [b"", b"nonsense", save(MODEL)[:-5]])
+@pytest.mark.parametrize("data", [b"{}", b"nonsense", save(MODEL)[:-5]])
 def test_unusable_models_are_refused_and_the_job_still_waits(web, data):
     web.submit()
     answer = web.client.put("/v1/jobs/digits/model", data=data, headers=PLATFORM)
@@ -166,7 +166,8 @@ def test_stopping(web):
     web.submit()
     assert web.post("/v1/jobs/digits/stop", None)["state"] == "stopped"
     web.post("/v1/jobs", {"spec": job_file("other")}, 201)
-    assert web.client.put("/v1/jobs/digits/model", data=b"", headers=PLATFORM).status_code == 409
+    answer = web.client.put("/v1/jobs/digits/model", data=save(MODEL), headers=PLATFORM)
+    assert answer.status_code == 409
 
 
 def test_stopping_a_running_job(web):
@@ -436,6 +437,7 @@ def test_the_model_from_its_checkpoint(web):
     again = web.client.get(f"{BASE}/jobs/digits/model", headers={**PLATFORM, "If-None-Match": etag})
     assert again.status_code == 304
     answer.close()
+    again.close()
 
 
 # -- who may ------------------------------------------------------------------
