@@ -27,7 +27,7 @@ from lifl import naming
 from lifl.auth import mint_client_token, mint_platform_token
 from lifl.cli.access import Access
 from lifl.cli.jobs import submit_job
-from lifl.client.http import HttpClient
+from lifl.client.http import HttpClient, HttpError
 from lifl.dataplane.admin import AgentAdmin
 from lifl.platform import doctor, running
 from lifl.platform.paths import Paths
@@ -130,6 +130,7 @@ class Job:
     ) -> None:
         self.platform = running_platform
         self.name = name
+        self.posted_round = 0
         self.nbytes = len(document)
         access = Access(None, None)
         spec: dict[str, Any] = {
@@ -165,7 +166,13 @@ class Job:
         deadline = time.monotonic() + WAIT_SECONDS
         path = f"/v1/jobs/{self.name}/rounds/current?client={client}"
         while time.monotonic() < deadline:
-            answer: dict[str, Any] = http.json("GET", f"{path}&wait=0.2&after={after}", timeout=30)
+            try:
+                answer = http.json("GET", f"{path}&wait=0.2&after={after}", timeout=30)
+            except HttpError as e:  # just submitted; the gateway does not know it yet
+                if e.status != 404:
+                    raise
+                time.sleep(0.05)
+                continue
             if answer["state"] == "open" and answer["round"] > after:
                 http.close()
                 return answer

@@ -8,6 +8,7 @@ from controller.agents import Agents
 from controller.coordinator import Coordinator
 from controller.loop import Loop
 from controller.settings import ControllerSettings
+from lifl import crash
 from lifl.platform.local import LocalPlatform
 from lifl.platform.paths import Paths
 from lifl.platform.signals import StopSignals
@@ -21,6 +22,7 @@ def main() -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     settings = ControllerSettings.from_env()
+    crash.arm()
     platform = LocalPlatform(
         Paths(settings.home),
         dataplane=settings.dataplane,

@@ -16,6 +16,7 @@ from controller.agents import Agents
 from controller.coordinator import Coordinator
 from controller.reconcile import Action, Memory, Seen
 from controller.settings import PolicySettings
+from lifl import crash
 from lifl.errors import LiflError, PermanentError
 from lifl.platform.api import Platform
 from lifl.platform.restarts import Restarts
@@ -78,6 +79,7 @@ class Loop:
             log.info("%s is put off: %s", type(action).__name__, e)
             return False
         if done:
+            crash.point(f"did-{type(action).__name__}")
             self._memory.done(action)
         return done
 

@@ -50,6 +50,10 @@ REFRESH_SECONDS = 0.2
 console = Console()
 
 
+def say(text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, default=1, help="nodes of the local platform")
@@ -62,7 +66,7 @@ def main() -> int:
     if dataplane is None:
         dataplane, why = doctor.default_dataplane()
         if why:
-            console.print(f"plain-socket data plane, because {why}", highlight=False)
+            say(f"plain-socket data plane ({why}); lifl doctor says more")
     document = jobfile.load(HERE / "job.yaml")
     if args.rounds is not None:
         document["spec"]["rounds"] = args.rounds
@@ -82,13 +86,13 @@ def platform(nodes: int, dataplane: str) -> Iterator[Paths]:
     paths = Paths(home)
     port = str(free_ports(nodes))
     arguments = ["--nodes", str(nodes), "--dataplane", dataplane, "--port", port]
-    console.print(f"starting the platform: {nodes} node(s), {dataplane} data plane")
+    say(f"starting the platform: {nodes} node(s), {dataplane} data plane")
     try:
         running.detach(paths, arguments, UP_SECONDS)
         yield paths
     except BaseException:
         running.down(paths)
-        console.print(f"logs are in {paths.logs}")
+        say(f"logs are in {paths.logs}")
         raise
     running.down(paths)
     shutil.rmtree(home)
@@ -111,7 +115,7 @@ def run_job(paths: Paths, document: dict[str, Any]) -> dict[str, Any]:
     job = document["metadata"]["name"]
     submit_job(access, document, safetensors.torch.save(digits.build().state_dict()))
     clients = int(document["spec"]["clientConfig"]["clients"])
-    console.print(f"starting {clients} clients, each a process with its own part of the digits")
+    say(f"starting {clients} clients, each a process with its own part of the digits")
     with processes() as start:
         for number in range(1, clients + 1):
             name = f"c{number}"
@@ -177,6 +181,7 @@ def follow(client: HttpClient, job: str, paths: Paths) -> dict[str, Any]:
                 progress.update(status, history, running.aggregators(paths))
                 live.refresh()
             time.sleep(REFRESH_SECONDS)
+    console.print()
     return status
 
 
@@ -208,7 +213,7 @@ def tell(outcome: dict[str, Any], results: Path) -> int:
     plot_accuracy(outcome["history"], TARGET, results / "accuracy.png")
     (results / "demo.json").write_text(json.dumps(outcome, indent=1) + "\n")
     console.print(summary(outcome))
-    console.print(f"wrote {results / 'demo.json'} and {results / 'accuracy.png'}")
+    say(f"wrote {results / 'demo.json'} and {results / 'accuracy.png'}")
     problems = []
     if outcome["state"] != "done":
         problems.append(f"the job is {outcome['state']}")
@@ -217,7 +222,7 @@ def tell(outcome: dict[str, Any], results: Path) -> int:
     if outcome["updates_accepted"] != outcome["updates_aggregated"]:
         problems.append("not every accepted update was aggregated")
     for problem in problems:
-        console.print(f"[bold red]{problem}[/]")
+        say(f"[bold red]{problem}[/]")
     return 1 if problems else 0
 
 
@@ -225,5 +230,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except (LiflError, subprocess.TimeoutExpired) as e:
-        console.print(f"[bold red]error:[/] {e}", highlight=False)
+        say(f"[bold red]error:[/] {e}")
         sys.exit(1)

@@ -14,7 +14,6 @@ from rich.table import Table
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import MaxNLocator
 
 History = list[dict[str, Any]]
 
@@ -44,7 +43,7 @@ class Progress:
         table.add_row("updates in", f"{status['accepted']} of {status['goal']}")
         table.add_row("accuracy", "-" if accuracy is None else f"{accuracy:.2%}")
         table.add_row("aggregators alive", str(self._aggregators))
-        return Group(table, ProgressBar(total=rounds, completed=done, width=50), "")
+        return Group(table, ProgressBar(total=rounds, completed=done, width=50))
 
 
 def summary(outcome: dict[str, Any]) -> Table:

@@ -15,6 +15,7 @@ import os
 import signal
 
 from functions.aggregator.settings import AggregatorSettings
+from lifl import crash
 
 SETTLE_SECONDS = 2.0
 
@@ -23,6 +24,7 @@ logging.basicConfig(
     format="%(asctime)s %(levelname)s %(name)s: %(message)s",
 )
 _settings = AggregatorSettings.from_env()
+crash.arm()
 _gunicorn = os.getppid()
 
 

@@ -20,12 +20,6 @@ timeout = 120
 graceful_timeout = 30
 
 
-def post_fork(_server: Any, worker: Any) -> None:
-    """Disarm the crash point in a worker that takes a dead one's place."""
-    if worker.age > 1:
-        os.environ.pop("LIFL_CRASH_AT", None)
-
-
 def worker_exit(_server: Any, worker: Any) -> None:
     """Seal and send what is held, then leave."""
     app = getattr(worker, "wsgi", None)  # None if the worker never came up

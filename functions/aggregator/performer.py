@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from functions.aggregator.blas import Kernel
-from functions.aggregator.crash import CrashPoint
 from functions.aggregator.steps import (
     Add,
     Event,
@@ -41,6 +40,7 @@ from functions.aggregator.steps import (
     Untake,
 )
 from functions.aggregator.summing import Accumulator, Reader, View, WeightedSum
+from lifl import crash
 from lifl.dataplane.api import Channel
 from lifl.errors import (
     AlreadyTaken,
@@ -94,8 +94,6 @@ class Performer:
         endpoint: int,
         kernel: Kernel,
         stats: Stats,
-        *,
-        crash: CrashPoint,
     ) -> None:
         self.retry_at: float | None = None
         """CLOCK_MONOTONIC seconds of the next Retry event, if one was asked for."""
@@ -104,7 +102,6 @@ class Performer:
         self._endpoint = endpoint
         self._kernel = kernel
         self._stats = stats
-        self._crash = crash
         self._reader = Reader()
         self._outputs: dict[int, _Output] = {}
         self._refused: dict[SlotRef, None] = {}
@@ -141,7 +138,7 @@ class Performer:
         except (AlreadyTaken, StaleObject) as e:
             log.debug("passed over %s: %s", ref, e)
             return None
-        self._crash.reach("after-take")
+        crash.point("after-take")
         try:
             schema = self._view(ref, entry).schema
             self._check_fit(schema)
@@ -198,7 +195,7 @@ class Performer:
         self._stats.seconds += time.perf_counter() - started
         self._stats.objects += 1
         self._stats.bytes += step.entry.doc_bytes
-        self._crash.reach("after-add")
+        crash.point("after-add")
         return None
 
     def _seal_and_send(self, step: SealAndSend) -> Sealed | Fenced:
@@ -210,7 +207,7 @@ class Performer:
                 f"the pool's meta area ({self._pool.geometry.meta_bytes} bytes) has no room for "
                 f"a cover of {len(step.cover)} updates beside the document's header"
             )
-        self._crash.reach("before-seal")
+        crash.point("before-seal")
         output.sum.seal(step.divide_by)
         seal = Seal(
             serial=_new_serial(),
@@ -227,13 +224,13 @@ class Performer:
             return Fenced(step.assignment)
         del self._outputs[step.assignment]
         self._stats.partials += 1
-        self._crash.reach("after-seal")
+        crash.point("after-seal")
         self._send(output.ref, step.assignment)
         return Sealed(step.assignment)
 
     def _send(self, ref: SlotRef, assignment: int) -> None:
         pages = self._pool.entry(ref.slot).pages
-        self._crash.reach("before-send")
+        crash.point("before-send")
         try:
             self._channel.send(
                 Descriptor(Opcode.OBJECT, ref.slot, ref.generation, assignment, pages)

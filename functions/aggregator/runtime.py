@@ -113,7 +113,6 @@ class Runtime:
             registration.endpoint,
             kernel,
             self.stats,
-            crash=self._settings.crash,
         )
         try:
             registration.ready()

@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from functions.aggregator.crash import CrashPoint
 from lifl.naming import check_name
 from lifl.settings import FunctionSettings, read
 
@@ -27,8 +26,6 @@ class AggregatorSettings:
     """The largest request body taken in the vanilla way."""
     max_partials: int
     """The most sums kept open between requests in the vanilla way."""
-    crash: CrashPoint
-    """For tests; see :mod:`functions.aggregator.crash`."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> AggregatorSettings:
@@ -40,5 +37,4 @@ class AggregatorSettings:
             patience=read(env, "LIFL_AGENT_PATIENCE", float, 60.0),
             max_body_bytes=read(env, "LIFL_MAX_BODY_BYTES", int, 1 << 30),
             max_partials=read(env, "LIFL_MAX_PARTIALS", int, 8),
-            crash=read(env, "LIFL_CRASH_AT", CrashPoint, CrashPoint()),
         )

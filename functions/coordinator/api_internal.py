@@ -20,6 +20,9 @@ from lifl.errors import ConfigError
 from lifl.naming import HEADER_MODEL_VERSION, MEDIA_SAFETENSORS, check_client, check_name
 from lifl.topology import Plan
 
+MAX_SAMPLES = 1 << 40
+"""Beyond it sums of weights would lose whole samples; no client has so many."""
+
 
 def blueprint(coordinator: Coordinator, access: Access) -> Blueprint:
     """Return the routes below ``/internal/v1``."""
@@ -76,8 +79,10 @@ def _claims(api: Blueprint, coordinator: Coordinator) -> None:
     def claim() -> ResponseReturnValue:
         body = Body(request)
         samples = body.get("num_samples", int)
-        if samples < 1:
-            raise Refused(422, "bad-member", "num_samples is below 1", where="num_samples")
+        if not 1 <= samples <= MAX_SAMPLES:
+            raise Refused(
+                422, "bad-member", f"num_samples is not 1 to {MAX_SAMPLES}", where="num_samples"
+            )
         ask = ClaimRequest(
             round=body.get("round", int),
             client=check_client(body.get("client", str)),

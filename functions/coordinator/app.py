@@ -11,18 +11,18 @@ from __future__ import annotations
 import logging
 import os
 
-from functions.coordinator import crash
 from functions.coordinator.service import Coordinator, connect_to_agent
 from functions.coordinator.settings import CoordinatorSettings
 from functions.coordinator.state import open_store
 from functions.coordinator.web import create_app
+from lifl import crash
 
 logging.basicConfig(
     level=os.environ.get("LIFL_LOG_LEVEL", "INFO").upper(),
     format="%(asctime)s %(levelname)s %(name)s: %(message)s",
 )
 _settings = CoordinatorSettings.from_env()
-crash.arm(_settings.crash_at)
+crash.arm()
 if not _settings.function.auth:
     logging.getLogger("lifl.coordinator").warning(
         "LIFL_AUTH=off: whoever reaches this port may submit and stop jobs"

@@ -13,6 +13,7 @@ over; they are released when they come again. It must not decide about rounds.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -20,13 +21,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from functions.coordinator import crash
 from functions.coordinator.checkpoint import Checkpoints
 from functions.coordinator.optimizer import Optimizer
 from functions.coordinator.records import Phase, RoundRecord
 from functions.coordinator.runtime import Job, Made, ModelPlace
 from functions.coordinator.shelf import Held, Shelf
 from functions.coordinator.strategies import Diverged
+from lifl import crash
 from lifl.dataplane.registration import Registration
 from lifl.errors import (
     AlreadyTaken,
@@ -227,7 +228,7 @@ class Engine(threading.Thread):
         self._held.clear()
         try:
             shelf.seal(ref, self._job.version.version, inputs)
-        except Fenced:
+        except BaseException:  # the version is in force; the next registration publishes it
             self._job.finish_commit(following, None)
             raise
         crash.point("sealed-model")
@@ -257,7 +258,8 @@ class Engine(threading.Thread):
             )
         except BaseException:
             draft.discard()
-            shelf.drop(ref)
+            with contextlib.suppress(Fenced):
+                shelf.drop(ref)
             raise
         crash.point("committed")
         self._optimizer.state = made.state

@@ -66,6 +66,9 @@ class _Jobs(Collector):
             commit.add_metric([name], engine.commit_seconds)
         yield registered
         yield commit
+        watches = GaugeMetricFamily("lifl_coordinator_watches", "Watches that are parked")
+        watches.add_metric([], float(self._coordinator.revisions.waiting))
+        yield watches
         nodes = GaugeMetricFamily("lifl_nodes", "Nodes whose gateway reports")
         nodes.add_metric([], float(len(self._coordinator.nodes.urls())))
         yield nodes

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from functions.coordinator import crash
 from functions.coordinator.checkpoint import Checkpoints, Draft, Floats
 from functions.coordinator.records import VersionRecord
 from functions.coordinator.shelf import Held, Shelf
 from functions.coordinator.strategies import Strategy, advance, initial_state
+from lifl import crash
 from lifl.store import SlotRef
 
 
@@ -51,6 +51,8 @@ class Optimizer:
         ------
         Diverged
             if the new model is not finite.
+        Fenced
+            if the agent took this function's leases back meanwhile.
         OSError
             if the disk is full or fails.
         """
@@ -70,6 +72,7 @@ class Optimizer:
         )
         crash.point("computed")
         model_file = draft.write_model(shelf.document(ref))
+        shelf.check(ref)
         draft.keep()
         crash.point("checkpointed")
         return NewVersion(model_file, files, state)

@@ -6,6 +6,7 @@ answered with what is wrong and where, never with a traceback.
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any, TypeVar, overload
 
 from flask import Request
@@ -43,7 +44,9 @@ class Body:
                 raise Refused(422, "bad-member", f"{name!r} is missing", where=name)
             return default  # type: ignore[no-any-return]
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)  # type: ignore[return-value]
+            value = float(value)
+        if isinstance(value, float) and not isfinite(value):
+            raise Refused(422, "bad-member", f"{name!r} is not finite", where=name)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise Refused(
                 422,

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from functions.coordinator import crash, losses
+from functions.coordinator import losses
 from functions.coordinator.effects import Effects, Notice
 from functions.coordinator.jobs import JobSpec
 from functions.coordinator.problems import Refused
@@ -32,6 +32,7 @@ from functions.coordinator.state import Change, Commit, Snapshot, StateStore
 from functions.coordinator.summaries import summarize
 from functions.coordinator.updates import ClaimRequest, CoverRefused, Place, Updates
 from functions.coordinator.watch import Revisions
+from lifl import crash
 from lifl.errors import LiflError, Unavailable
 from lifl.update import Schema
 
@@ -201,8 +202,10 @@ class Job:
             return unknown
 
     def forget_held(self) -> None:
-        """Note that the partials held so far will come again."""
+        """Note that the partials held so far will come again, and no version is being made."""
         with self._lock:
+            if self.rounds.phase is Phase.COMMITTING:
+                self.rounds.not_committed()
             self.rounds.forget_held()
 
     def end(self, phase: Phase, detail: str = "") -> None:

@@ -45,8 +45,6 @@ class CoordinatorSettings:
     """LIFL_WATCH_CAP: the longest a watch blocks."""
     domain_uid: int
     """LIFL_DOMAIN_UID: the first job's user id when root; without root, this process's own."""
-    crash_at: str
-    """LIFL_CRASH_AT: for tests (see crash.py)."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> CoordinatorSettings:
@@ -68,5 +66,4 @@ class CoordinatorSettings:
             round_stall=read(env, "LIFL_ROUND_STALL", _positive, 60.0),
             watch_cap=read(env, "LIFL_WATCH_CAP", _positive, 25.0),
             domain_uid=read(env, "LIFL_DOMAIN_UID", int, DEFAULT_DOMAIN_UID),
-            crash_at=env.get("LIFL_CRASH_AT", ""),
         )

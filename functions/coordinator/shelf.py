@@ -14,6 +14,7 @@ import numpy as np
 from functions.coordinator.checkpoint import Checkpoints, Floats
 from functions.coordinator.records import VersionRecord
 from functions.coordinator.strategies import Part
+from lifl.errors import Fenced
 from lifl.store import Pool, Seal, SlotEntry, SlotKind, SlotRef, SlotState
 from lifl.update import Schema, integer_views
 
@@ -87,6 +88,16 @@ class Shelf:
         before, self.present = self.present, ref
         if before is not None:
             self._pool.retire(before)
+
+    def check(self, ref: SlotRef) -> None:
+        """Raise Fenced if the lease on a model that is being made was taken back.
+
+        Then somebody else may have written into the slot meanwhile.
+        """
+        entry = self._pool.entry(ref.slot)
+        mine = (SlotState.WRITING, ref.generation, self._owner)
+        if (entry.state, entry.generation, entry.owner) != mine:
+            raise Fenced(f"slot {ref.slot} was taken back while a model was made in it")
 
     def document(self, ref: SlotRef) -> memoryview:
         """Return a model's bytes."""

@@ -19,7 +19,7 @@ class Revisions:
     """A counter to wait on. Safe for several threads.
 
     It starts at the time in milliseconds, so that a successor's numbers are
-    higher than its predecessor's.
+    higher than its predecessor's. ``waiting`` says how many wait.
     """
 
     def __init__(self, build: Callable[[int], bytes]) -> None:
@@ -29,6 +29,7 @@ class Revisions:
         self._revision = time.time_ns() // 1_000_000
         self._soon: float | None = None
         self._closed = False
+        self.waiting = 0
         self._answer: tuple[int, bytes] = (0, b"")
 
     @property
@@ -54,18 +55,25 @@ class Revisions:
         """Return the revision once it is not ``since``, or after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         with self._changed:
-            while self._revision == since and not self._closed:
-                now = time.monotonic()
-                if self._soon is not None and now >= self._soon:
-                    self._revision += 1
-                    self._soon = None
-                    self._changed.notify_all()
-                    break
-                if now >= deadline:
-                    break
-                until = deadline if self._soon is None else min(deadline, self._soon)
-                self._changed.wait(until - now)
+            self.waiting += 1
+            try:
+                self._wait(since, deadline)
+            finally:
+                self.waiting -= 1
             return self._revision
+
+    def _wait(self, since: int, deadline: float) -> None:
+        while self._revision == since and not self._closed:
+            now = time.monotonic()
+            if self._soon is not None and now >= self._soon:
+                self._revision += 1
+                self._soon = None
+                self._changed.notify_all()
+                return
+            if now >= deadline:
+                return
+            until = deadline if self._soon is None else min(deadline, self._soon)
+            self._changed.wait(until - now)
 
     def answer(self) -> bytes:
         """Return the answer to a watch, as of now; a later change has a later revision."""

@@ -15,11 +15,13 @@ import os
 from functions.gateway.gateway import Gateway
 from functions.gateway.settings import GatewaySettings
 from functions.gateway.web import create_app
+from lifl import crash
 
 logging.basicConfig(
     level=os.environ.get("LIFL_LOG_LEVEL", "INFO").upper(),
     format="%(asctime)s %(levelname)s %(name)s: %(message)s",
 )
+crash.arm()
 _gateway = Gateway(GatewaySettings.from_env())
 app = create_app(_gateway)
 _gateway.start()

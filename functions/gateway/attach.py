@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -140,8 +140,8 @@ class Attachments:
     """Every job's attachment.
 
     ``report(job, serials)`` tells the coordinator an inventory; ``receive`` is
-    given each descriptor that arrives for this gateway; ``gone(job)`` is called
-    when an attachment's pool is about to be closed.
+    given each descriptor that arrives for this gateway; ``attached(job)`` is called
+    when an attachment begins, ``gone(job)`` when its pool is about to be closed.
     """
 
     def __init__(
@@ -151,13 +151,16 @@ class Attachments:
         *,
         report: Callable[[str, list[int]], None],
         receive: Callable[[Attachment, Descriptor], None],
+        attached: Callable[[str], None],
         gone: Callable[[str], None],
     ) -> None:
         self._agent_socket = agent_socket
         self._name = name
         self._report = report
         self._receive = receive
+        self._attached = attached
         self._gone = gone
+        self._wanted: set[str] = set()
         self._live: dict[str, Attachment] = {}
         self._keepers: dict[str, gevent.Greenlet] = {}
 
@@ -181,11 +184,16 @@ class Attachments:
             not a.registration.lost() for a in self._live.values()
         )
 
-    def keep(self, jobs: set[str]) -> None:
-        """Be attached to exactly these jobs from now on."""
-        for job in jobs - self._keepers.keys():
+    def keep(self, jobs: Mapping[str, bool]) -> None:
+        """Be attached to these jobs from now on.
+
+        True asks for an attachment; False keeps one, for the last model of a job
+        that is over, until the agent ends it.
+        """
+        self._wanted = {job for job, wanted in jobs.items() if wanted}
+        for job in self._wanted - self._keepers.keys():
             self._keepers[job] = gevent.spawn(self._keep, job)
-        for job in self._keepers.keys() - jobs:
+        for job in self._keepers.keys() - jobs.keys():
             self._keepers.pop(job).kill(block=False)
 
     def recheck(self, job: str) -> None:
@@ -195,14 +203,14 @@ class Attachments:
             gevent.spawn(self._take_stock, attachment)
 
     def _keep(self, job: str) -> None:
-        try:
-            for pause in backoff():
-                attachment = self._attach(job)
-                if attachment is not None:
-                    self._serve(attachment)
-                gevent.sleep(pause)
-        finally:
-            self._gone(job)
+        for pause in backoff():
+            attachment = self._attach(job)
+            if attachment is not None:
+                self._serve(attachment)
+            if job not in self._wanted:
+                self._keepers.pop(job, None)
+                return
+            gevent.sleep(pause)
 
     def _attach(self, job: str) -> Attachment | None:
         try:
@@ -221,6 +229,7 @@ class Attachments:
             self._take_stock(attachment)
             attachment.registration.ready()
             self._live[job] = attachment
+            self._attached(job)
             log.info("job %s: attached as endpoint %d", job, attachment.endpoint)
             reader = gevent.spawn(self._read, attachment)
             while self._hold(attachment):
@@ -264,7 +273,11 @@ class Attachments:
         channel = attachment.registration.channel
         while True:
             wait_read(channel.fileno())
-            for descriptor in channel.recv(0):
+            try:
+                arrived = channel.recv(0)
+            except Unavailable:  # unplugged: the registration's end says the rest
+                return
+            for descriptor in arrived:
                 try:
                     self._receive(attachment, descriptor)
                 except LiflError as e:

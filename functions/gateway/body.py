@@ -12,8 +12,11 @@ It must not know what the bytes mean.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
+import sys
+import termios
 import time
 from typing import Any
 
@@ -172,7 +175,8 @@ class RequestBody:
             try:
                 count = os.readv(self._sock.fileno(), [view])
             except BlockingIOError:
-                self._wait(min(len(view), LOW_WATER))
+                slowest = int(self._rate * self._idle)  # less than that by then is too slow
+                self._wait(max(1, min(len(view), LOW_WATER, slowest)))
                 continue
             except ConnectionError as e:
                 raise ClientGone(str(e)) from e
@@ -190,12 +194,18 @@ class RequestBody:
         try:
             wait_event(self._watcher, timeout=self._idle, timeout_exc=TimeoutError())
         except TimeoutError:
-            raise Refused(
-                408, "body-idle", f"no data came for {self._idle:.0f} s", retry_after=1.0
-            ) from None
+            raise self._too_slow() if self._some_wait() else self._silent() from None
         self._waited += time.monotonic() - began
         if self.received < self._rate * (self._waited - self._idle):
             raise self._too_slow()
+
+    def _some_wait(self) -> bool:
+        """Whether data wait on the socket, though less than was wanted."""
+        answer = fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, bytes(4))
+        return int.from_bytes(answer, sys.byteorder) > 0
+
+    def _silent(self) -> Refused:
+        return Refused(408, "body-idle", f"no data came for {self._idle:.0f} s", retry_after=1.0)
 
     def _too_slow(self) -> Refused:
         detail = f"the body came at less than {self._rate:.0f} bytes per second"

@@ -78,6 +78,7 @@ class Gateway:
             function.name,
             report=self._report,
             receive=lambda *arrival: self.transfers.arrived(*arrival),  # noqa: PLW0108
+            attached=self._attached,
             gone=lambda job: self.models.forget(job),  # noqa: PLW0108
         )
         self.watch = Watch(
@@ -138,7 +139,12 @@ class Gateway:
 
     def _changed(self, view: JobView) -> None:
         self.models.changed(view)
+        self.transfers.stray(view)
         self.polls.changed(view)
+
+    def _attached(self, job: str) -> None:
+        if job in self.watch.views:
+            self.transfers.stray(self.watch.views[job])
 
     def _other(self, url: str) -> HttpClient:
         if url not in self._others:

@@ -27,6 +27,7 @@ from functions.gateway.problems import Refused
 from functions.gateway.receive import Document, Hashes, Limits, compare, receive
 from functions.gateway.upload import UploadHead
 from functions.gateway.views import JobView
+from lifl import crash
 from lifl.client.http import HttpClient
 from lifl.errors import Fenced, LiflError, Unavailable
 from lifl.store import Pool, Seal, SlotKind, SlotRef
@@ -99,6 +100,7 @@ class Ingest:
             try:
                 document = self._receive(upload, pool.slot_bytes(ref.slot))
                 digest = upload.hashes.finish()
+                crash.point("received")
                 granted = self._claim(upload).get()
                 if granted.get("duplicate"):
                     _drop(pool, ref, attachment.endpoint)
@@ -185,13 +187,16 @@ class Ingest:
             except LiflError:
                 _drop(pool, ref, attachment.endpoint)
                 raise
+            crash.point("counted")
             try:
                 pool.seal(ref, attachment.endpoint, seal)
             except Fenced:
                 self._attachments.recheck(attachment.job)
                 raise Unavailable("this node lost the update; send it again") from None
+            crash.point("visible")
             pages = pages_of(seal.doc_bytes)
             attachment.send(Descriptor(Opcode.OBJECT, *ref, assignment, pages))
+            crash.point("announced")
 
 
 def _likely(view: JobView, number: int, client: str) -> bool:

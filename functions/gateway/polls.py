@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 from urllib.parse import quote
+from zlib import crc32
 
 import gevent
 from gevent.event import Event
@@ -35,11 +36,10 @@ def due(view: JobView, client: str, after: int | None) -> bool:
 def answer(view: JobView, client: str, *, node: str, url: str, now: float) -> dict[str, Any]:
     """Return the body of the answer.
 
-    ``node`` and ``url`` are this gateway's, used where placement chose none;
-    ``now`` is unix seconds.
+    ``node`` and ``url`` are this gateway's, ``now`` is unix seconds. A client
+    that placement does not know yet is sent where there are aggregators.
     """
-    chosen = view.clients.get(client, node)
-    base = view.upload.get(chosen) or url
+    base = view.upload.get(view.clients.get(client) or _any_node(view, client, node)) or url
     job = quote(view.job)
     return {
         "job": view.job,
@@ -54,6 +54,13 @@ def answer(view: JobView, client: str, *, node: str, url: str, now: float) -> di
         "update_type": view.update_type,
         "client_config": dict(view.client_config),
     }
+
+
+def _any_node(view: JobView, client: str, node: str) -> str:
+    nodes = view.plan.nodes if view.plan is not None else ()
+    if not nodes or node in nodes:
+        return node
+    return nodes[crc32(client.encode()) % len(nodes)]
 
 
 class _Waiter:

@@ -1,18 +1,18 @@
-"""Partial sums from node to node, each once.
+"""Objects from node to node, each once.
 
 Why: a partial whose parent is on another node is handed to this gateway like
-any object; it takes it, streams it out of shared memory to the parent's
-gateway, and frees it when that one has sealed it. Sending again is safe: the
-coordinator knows each transfer by its serial, and the lease on the object ends
-only with an answer.
+any object; it takes it, streams it out of shared memory to that node's gateway,
+and frees it when that one has sealed it. Updates that landed where the plan has
+no aggregator go the same way. Sending again is safe: the coordinator knows each
+transfer by its serial, and the lease on the object ends only with an answer.
 
 On the wire: ``PUT /internal/v1/transfers/{job}/{assignment}/{serial}`` with the
-platform's token; headers ``LIFL-From`` (node), ``LIFL-Cover-Count`` n,
-``LIFL-Weight`` (Σ n as a C99 hex float), ``LIFL-Layout``; the body is the cover,
-n little-endian u64, then the partial's document (canonical, its floats sums or,
-with layout 2, means). The receiver answers 200, whether it arrived now or before.
+platform's token and the headers of :class:`TransferHead`; the body is the cover,
+little-endian u64 each (one for an update), then the document as it lies in its
+slot. Pools of a job have one geometry on all nodes, so it lies in the same place
+there. The receiver answers 200, whether it arrived now or before.
 
-It must not add, and must not decide where the parent is: the plan does.
+It must not add, and must not decide where an object goes: the plan does.
 """
 
 from __future__ import annotations
@@ -33,37 +33,54 @@ from functions.gateway.later import backoff, patiently
 from functions.gateway.problems import Refused
 from functions.gateway.receive import PIECE
 from functions.gateway.views import JobView
+from lifl import crash
 from lifl.client.http import HttpClient, HttpError, raise_for_status
 from lifl.errors import AlreadyTaken, Fenced, StaleObject, Unavailable
-from lifl.store import Pool, Seal, SlotEntry, SlotKind, SlotRef
+from lifl.naming import HEADER_BASE_VERSION
+from lifl.store import Pool, PoolGeometry, Seal, SlotEntry, SlotKind, SlotRef, SlotState
 from lifl.wire import Descriptor, Opcode
 
 log = logging.getLogger("lifl.gateway")
 
-HEADER_FROM = "LIFL-From"
-HEADER_COUNT = "LIFL-Cover-Count"
-HEADER_WEIGHT = "LIFL-Weight"
-HEADER_LAYOUT = "LIFL-Layout"
 SERIAL_BYTES = 8
+MEAN = 2  # the layout of a partial that is divided already: for the coordinator alone
 
 
 @dataclass(frozen=True, slots=True)
 class TransferHead:
-    """What a transfer says of itself."""
+    """What a transfer says of itself: an object's row of the slot table.
+
+    ``LIFL-From`` is the node it comes from, ``LIFL-Kind`` update or partial,
+    ``LIFL-Weight`` Σ n as a C99 hex float, ``LIFL-Start`` and
+    ``LIFL-Document-Bytes`` the document's place in its slot.
+    """
 
     source: str
+    kind: SlotKind
     count: int
     weight: float
     layout: int
+    start: int
+    nbytes: int
+    base_version: int
 
-    def headers(self, nbytes: int) -> dict[str, str]:
-        """Return the header fields of a body of ``nbytes``."""
+    @property
+    def cover_bytes(self) -> int:
+        """Return the size of the cover."""
+        return self.count * SERIAL_BYTES
+
+    def headers(self) -> dict[str, str]:
+        """Return the header fields."""
         return {
-            HEADER_FROM: self.source,
-            HEADER_COUNT: str(self.count),
-            HEADER_WEIGHT: self.weight.hex(),
-            HEADER_LAYOUT: str(self.layout),
-            "Content-Length": str(nbytes),
+            "LIFL-From": self.source,
+            "LIFL-Kind": self.kind.name.lower(),
+            "LIFL-Cover-Count": str(self.count),
+            "LIFL-Weight": self.weight.hex(),
+            "LIFL-Layout": str(self.layout),
+            "LIFL-Start": str(self.start),
+            "LIFL-Document-Bytes": str(self.nbytes),
+            HEADER_BASE_VERSION: str(self.base_version),
+            "Content-Length": str(self.cover_bytes + self.nbytes),
             "Content-Type": "application/octet-stream",
         }
 
@@ -72,13 +89,27 @@ class TransferHead:
         """Read what :meth:`headers` wrote; raises Refused 400."""
         try:
             return cls(
-                headers[HEADER_FROM],
-                int(headers[HEADER_COUNT]),
-                float.fromhex(headers[HEADER_WEIGHT]),
-                int(headers[HEADER_LAYOUT]),
+                headers["LIFL-From"],
+                {"update": SlotKind.UPDATE, "partial": SlotKind.PARTIAL}[headers["LIFL-Kind"]],
+                int(headers["LIFL-Cover-Count"]),
+                float.fromhex(headers["LIFL-Weight"]),
+                int(headers["LIFL-Layout"]),
+                int(headers["LIFL-Start"]),
+                int(headers["LIFL-Document-Bytes"]),
+                int(headers[HEADER_BASE_VERSION]),
             )
         except (KeyError, ValueError) as e:
             raise Refused(400, "bad-transfer", f"the transfer's headers are not usable: {e}") from e
+
+    def check(self, body: RequestBody, geometry: PoolGeometry) -> None:
+        """Raise Refused 400 if the object does not fit a slot, or the body is not it."""
+        room = self.cover_bytes if self.kind is SlotKind.PARTIAL else 0
+        inside = room <= self.start and self.start + self.nbytes <= geometry.slot_bytes
+        counted = self.count >= 1 if self.kind is SlotKind.PARTIAL else self.count == 1
+        if not (counted and self.nbytes > 0 and inside):
+            raise Refused(400, "bad-transfer", "the object does not fit a slot of this job")
+        if body.length != self.cover_bytes + self.nbytes:
+            raise Refused(400, "bad-transfer", "the body is not as long as its headers say")
 
 
 class Transfers:
@@ -102,10 +133,25 @@ class Transfers:
     # -- sending --------------------------------------------------------------
 
     def arrived(self, attachment: Attachment, descriptor: Descriptor) -> None:
-        """A descriptor reached this gateway: it names a partial that is to leave the node."""
-        if descriptor.opcode is not Opcode.OBJECT:
+        """A descriptor reached this gateway: it names an object that is to leave the node."""
+        if descriptor.opcode is Opcode.OBJECT:
+            self._begin(attachment, SlotRef(descriptor.slot, descriptor.generation))
+
+    def stray(self, view: JobView) -> None:
+        """Send on what lies here though the plan has no aggregator on this node."""
+        attachment = self._attachments.find(view.job)
+        plan = view.plan
+        if attachment is None or plan is None or not plan.roles or plan.on(self._node):
             return
-        ref = SlotRef(descriptor.slot, descriptor.generation)
+        if plan.assignment != view.assignment or view.over:
+            return
+        for kind in (SlotKind.UPDATE, SlotKind.PARTIAL):
+            for ref in attachment.pool.find(
+                state=SlotState.SEALED, kind=kind, assignment=plan.assignment
+            ):
+                self._begin(attachment, ref)
+
+    def _begin(self, attachment: Attachment, ref: SlotRef) -> None:
         try:
             entry = attachment.pool.take(ref, attachment.endpoint)
         except (AlreadyTaken, StaleObject):
@@ -113,16 +159,17 @@ class Transfers:
         gevent.spawn(self._ship, attachment, ref, entry)
 
     def _ship(self, attachment: Attachment, ref: SlotRef, entry: SlotEntry) -> None:
-        """Send a partial until it has arrived or is wanted no more, then free it."""
+        """Send an object until it has arrived or is wanted no more, then free it."""
         with attachment.use() as pool:
             for pause in backoff():
                 try:
                     if self._try(attachment, pool, ref, entry):
+                        crash.point("shipped")
                         break
                 except Unavailable as e:
-                    log.warning("job %s: partial %d waits: %s", attachment.job, entry.serial, e)
+                    log.warning("job %s: object %d waits: %s", attachment.job, entry.serial, e)
                 except HttpError as e:
-                    log.warning("job %s: partial %d refused: %s", attachment.job, entry.serial, e)
+                    log.warning("job %s: object %d refused: %s", attachment.job, entry.serial, e)
                     break
                 gevent.sleep(pause)
             with contextlib.suppress(Fenced):
@@ -137,8 +184,10 @@ class Transfers:
             return True
         if view.assignment != entry.assignment or view.over or view.plan is None:
             return view.assignment > entry.assignment or view.over
-        target = view.plan.top.node
-        if target == self._node:  # planned anew: the parent is here now
+        if entry.layout == MEAN and view.model is None:
+            return False
+        target = view.model.node if entry.layout == MEAN and view.model else view.plan.top.node
+        if target == self._node:  # planned anew: it is to be added here now
             pool.untake(ref, attachment.endpoint)
             return True
         url = view.upload.get(target)
@@ -160,11 +209,20 @@ class Transfers:
         answer = self._coordinator.json("POST", "/internal/v1/transfers", claim)
         if (answer or {}).get("duplicate"):
             return True
-        head = TransferHead(self._node, len(cover), entry.weight, entry.layout)
+        head = TransferHead(
+            self._node,
+            entry.kind,
+            len(cover),
+            entry.weight,
+            entry.layout,
+            entry.doc_start,
+            entry.doc_bytes,
+            entry.base_version,
+        )
         document = pool.slot_bytes(ref.slot)[entry.doc_start : entry.doc_start + entry.doc_bytes]
         body = [cover.data.cast("B"), *_pieces(document)]
         path = f"/internal/v1/transfers/{quote(job)}/{entry.assignment}/{entry.serial}"
-        headers = head.headers(cover.nbytes + entry.doc_bytes)
+        headers = head.headers()
         raise_for_status(self._gateway(url).request("PUT", path, body=body, headers=headers))
         return True
 
@@ -173,38 +231,37 @@ class Transfers:
     def take(
         self, view: JobView, assignment: int, serial: int, head: TransferHead, body: RequestBody
     ) -> None:
-        """Take a partial from another node; returns when it is sealed here, now or before.
+        """Take an object from another node; returns when it is sealed here, now or before.
 
         Raises
         ------
         Refused
-            if it is not one of this job's partials.
+            if it is not an object of this job.
         HttpError
             if the coordinator does not want it (any more).
         """
-        if view.schema is None:
-            raise Unavailable(f"job {view.job} has no model yet", retry_after=1.0)
-        schema = view.schema.schema
-        cover_bytes = head.count * SERIAL_BYTES
-        nbytes = schema.document_bytes
-        if head.count < 1 or body.length != cover_bytes + nbytes:
-            detail = f"a partial of {head.count} updates has {cover_bytes + nbytes} bytes"
-            raise Refused(400, "bad-transfer", detail)
         attachment = self._attachments.get(view.job)
         with attachment.use() as pool:
+            head.check(body, pool.geometry)
             owner = attachment.endpoint
-            start = pool.geometry.meta_bytes - schema.float_start
-            if cover_bytes > start:
-                raise Refused(413, "too-large", f"a cover of {head.count} updates does not fit")
-            ref = pool.reserve(SlotKind.PARTIAL, owner, assignment)
+            ref = pool.reserve(head.kind, owner, assignment)
             try:
                 with body:
                     cover = np.empty(head.count, "<u8")
                     body.fill(cover.data.cast("B"))
-                    for piece in _pieces(pool.slot_bytes(ref.slot)[start : start + nbytes]):
+                    document = pool.slot_bytes(ref.slot)[head.start : head.start + head.nbytes]
+                    for piece in _pieces(document):
                         body.fill(piece)
                         body.breathe()
-                seal = Seal(serial, head.weight, start, nbytes, head.layout, cover=cover)
+                seal = Seal(
+                    serial,
+                    head.weight,
+                    head.start,
+                    head.nbytes,
+                    head.layout,
+                    head.base_version,
+                    cover=cover if head.kind is SlotKind.PARTIAL else (),
+                )
                 self._settle(attachment, ref, assignment, seal)
             except BaseException:
                 with contextlib.suppress(Fenced):
@@ -229,7 +286,9 @@ class Transfers:
                     raise
                 attachment.pool.drop(ref, attachment.endpoint)  # it had arrived before
                 return
+            crash.point("arrived")
             attachment.pool.seal(ref, attachment.endpoint, seal)
+        crash.point("transferred")
         attachment.registration.dispatch(ref)
 
 

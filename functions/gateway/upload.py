@@ -62,11 +62,19 @@ class UploadHead:
 
 
 def read_head(headers: Headers) -> UploadHead:
-    """Read an upload's headers; raises Refused (400, 415 or 422)."""
+    """Read an upload's headers; raises Refused (400, 415, 422 or 501)."""
     encoding = headers.get("Content-Encoding", "identity").strip().lower()
     if encoding != "identity":
         raise Refused(
             415, "content-encoding", f"{encoding!r} bodies are not taken", where="Content-Encoding"
+        )
+    coding = headers.get("Transfer-Encoding", "chunked").strip().lower()
+    if coding != "chunked":  # gunicorn would hand the coded bytes on
+        raise Refused(
+            501,
+            "unknown-transfer-coding",
+            f"use chunked, not {coding!r}",
+            where="Transfer-Encoding",
         )
     media = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if media not in _MEDIA:

@@ -34,7 +34,7 @@ class Watch:
     """Keeps :attr:`views`, and the coordinator informed that this node lives.
 
     ``changed(view)`` and ``dropped(job)`` are told of every change, ``jobs``
-    of the set of jobs there are.
+    of all jobs, with whether they go on.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Watch:
         *,
         changed: Callable[[JobView], None],
         dropped: Callable[[str], None],
-        jobs: Callable[[set[str]], None],
+        jobs: Callable[[dict[str, bool]], None],
     ) -> None:
         self.views: dict[str, JobView] = {}
         self._coordinator = coordinator
@@ -109,19 +109,19 @@ class Watch:
 
     def take(self, jobs: list[dict[str, Any]]) -> None:
         """Make ``jobs`` the present views and tell of what changed."""
-        names = set()
+        going: dict[str, bool] = {}
         changed = []
         for raw in jobs:
             view = JobView.from_json(raw, self.views.get(raw["job"]))
-            names.add(view.job)
+            going[view.job] = not view.over
             if view != self.views.get(view.job):
                 self.views[view.job] = view
                 changed.append(view)
-        for job in self.views.keys() - names:
+        for job in self.views.keys() - going.keys():
             del self.views[job]
             self._met.pop(job, None)
             self._dropped(job)
-        self._jobs(names)
+        self._jobs(going)
         for view in changed:
             self._changed(view)
 

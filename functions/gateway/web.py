@@ -14,6 +14,7 @@ from urllib.parse import quote
 from flask import Flask, Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
+from functions.gateway.access import Access
 from functions.gateway.body import RequestBody
 from functions.gateway.gateway import Gateway
 from functions.gateway.model import ModelBody, byte_range
@@ -22,7 +23,7 @@ from functions.gateway.problems import Refused
 from functions.gateway.transfers import TransferHead
 from functions.gateway.upload import read_head
 from functions.gateway.views import JobView
-from lifl import auth
+from lifl.client.http import raise_for_status
 from lifl.errors import ConfigError
 from lifl.naming import (
     HEADER_CLIENT,
@@ -71,7 +72,8 @@ def create_app(gateway: Gateway) -> Flask:
 class _Web:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._settings = gateway.settings.function
+        function = gateway.settings.function
+        self._access = Access(function.platform_secret, on=function.auth)
 
     def failed(self, error: Exception) -> ResponseReturnValue:
         """Turn any error into a problem document."""
@@ -106,7 +108,7 @@ class _Web:
             client = check_client(request.args.get("client", ""))
         except ConfigError as e:
             raise Refused(422, "client-name", str(e), where="client") from None
-        self._client_may(view, client)
+        self._access.client(request, view, client)
         after = None if "after" not in request.args else _number(request.args["after"], "after")
         seconds = patience(_seconds(request.args.get("wait")), gateway.settings.poll_cap)
         gateway.watch.met(job, client)
@@ -126,7 +128,7 @@ class _Web:
         result = "error"
         try:
             view = self._view(job)
-            self._client_may(view, request.headers.get(HEADER_CLIENT, ""))
+            self._access.client(request, view, request.headers.get(HEADER_CLIENT, ""))
             round_number = _number(number, "round")
             head = read_head(request.headers)
             with metrics.in_flight.track_inprogress():
@@ -151,7 +153,7 @@ class _Web:
 
     def model(self, job: str) -> ResponseReturnValue:
         view = self._view(job)
-        self._reader_may(view)
+        self._access.reader(request, view)
         version = view.version
         if "version" in request.args and _number(request.args["version"], "version") != version:
             raise Refused(
@@ -172,6 +174,8 @@ class _Web:
             response.status_code = 304
             del response.headers["Content-Type"]
             return response
+        if view.over and self._gateway.attachments.find(job) is None:
+            return self._last_model(view, response)
         copy = self._gateway.models.get(view)
         if_range = request.headers.get("If-Range")
         field = request.headers.get("Range") if if_range in (None, f'"{etag}"') else None
@@ -186,10 +190,21 @@ class _Web:
             response.response = ModelBody(copy, start, length)  # type: ignore[assignment]
         return response
 
+    def _last_model(self, view: JobView, response: Response) -> Response:
+        """Relay the model of a job that is over, and has no pool any more, from its checkpoint."""
+        path = f"/internal/v1/jobs/{quote(view.job)}/model"
+        told = self._gateway.coordinator.request(request.method, path, stream=True)
+        raise_for_status(told)
+        response.headers["Content-Length"] = told.headers["Content-Length"]
+        del response.headers["Accept-Ranges"]
+        response.response = told.stream(PROXY_PIECE)
+        response.call_on_close(told.close)
+        return response
+
     # -- other nodes ----------------------------------------------------------
 
     def transfer(self, job: str, assignment: str, serial: str) -> ResponseReturnValue:
-        self._platform_may()
+        self._access.platform(request)
         view = self._view(job)
         head = TransferHead.read(request.headers)
         number = _number(assignment, "assignment")
@@ -217,8 +232,6 @@ class _Web:
                 response.headers[name] = told.headers[name]
         return response
 
-    # -- who may --------------------------------------------------------------
-
     def _view(self, job: str) -> JobView:
         try:
             return self._gateway.watch.view(job)
@@ -226,44 +239,6 @@ class _Web:
             raise Refused(
                 404, "no-such-job", f"there is no job {job[:80]!r}", where="job"
             ) from None
-
-    def _client_may(self, view: JobView, client: str) -> None:
-        if not self._settings.auth:
-            return
-        subject = auth.verify(self._bearer(), view.auth_key, view.job, "client")
-        if subject != client:
-            raise auth.AuthError(
-                403, "token-other-client", f"the token is {subject!r}'s, not {client[:80]!r}'s"
-            )
-
-    def _reader_may(self, view: JobView) -> None:
-        """Admit the job's clients and submitter, and the other gateways."""
-        if not self._settings.auth:
-            return
-        token = self._bearer()
-        attempts = (
-            (view.auth_key, view.job, "client"),
-            (view.auth_key, view.job, "submit"),
-            (self._settings.platform_secret, auth.PLATFORM_AUDIENCE, "platform"),
-        )
-        errors = []
-        for key, audience, scope in attempts:
-            try:
-                auth.verify(token, key, audience, scope)
-            except auth.AuthError as e:
-                errors.append(e)
-            else:
-                return
-        raise errors[0]
-
-    def _platform_may(self) -> None:
-        auth.verify(
-            self._bearer(), self._settings.platform_secret, auth.PLATFORM_AUDIENCE, "platform"
-        )
-
-    @staticmethod
-    def _bearer() -> str:
-        return auth.bearer(request.headers.get("Authorization"))
 
 
 def _number(raw: str, where: str, limit: int = MAX_NUMBER) -> int:

@@ -45,7 +45,7 @@ def up(nodes: int, dataplane: str | None, detach: bool, port: int, no_auth: bool
     if dataplane is None:
         dataplane, why = checks.default_dataplane()
         if why:
-            output.errors.print(f"plain-socket data plane, because {why}", highlight=False)
+            click.echo(f"plain-socket data plane ({why}); lifl doctor says more", err=True)
     config = UpConfig(
         nodes=nodes,
         dataplane=dataplane,

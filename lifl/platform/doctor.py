@@ -55,11 +55,11 @@ def to_json(found: list[Check]) -> dict[str, Any]:
 
 
 def default_dataplane() -> tuple[str, str]:
-    """Return the data plane to use when none was asked for, and why it is not eBPF ("")."""
+    """Return the data plane to use when none was asked for, and the first reason against eBPF."""
     missing = [c for c in checks() if c.needed_for == "ebpf" and not c.ok]
     if not missing:
         return "ebpf", ""
-    return "socket", "; ".join(f"{c.name}: {c.detail}" for c in missing)
+    return "socket", f"{missing[0].name}: {missing[0].detail}"
 
 
 def _all() -> Iterator[Check]:

@@ -37,7 +37,7 @@ def gunicorn(function: str) -> tuple[str, ...]:
 
 ARGV = gunicorn("aggregator")
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
-_SETTINGS = ("LIFL_AGENT_PATIENCE", "LIFL_MAX_BODY_BYTES", "LIFL_MAX_PARTIALS", "LIFL_CRASH_AT")
+_SETTINGS = ("LIFL_AGENT_PATIENCE", "LIFL_MAX_BODY_BYTES", "LIFL_MAX_PARTIALS", "LIFL_CRASH_DIR")
 
 
 def closed_paths(paths: Iterable[Path]) -> list[Path]:

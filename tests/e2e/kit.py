@@ -3,7 +3,9 @@
 Why: faults are only shown to be survived on the processes that users run. The model makes
 counting visible: each client has a position of its own in the tensor ``mark`` and sends a 1
 there, so that after a round ``mark`` times Σ n is n for each update that counted once, 2 n for
-one counted twice and 0 for one forgotten; ``w`` holds dense random values for the mean itself.
+one counted twice and 0 for one forgotten. ``whole`` holds small whole numbers: where Σ n is a
+power of two, as for the first 2 to 15 clients, a sum that is divided once is exact in float32 in
+any order, so that runs can be compared bit for bit. ``w`` holds random numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,18 +28,20 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
+import pytest
 
 from lifl import naming
 from lifl.auth import mint_client_token, mint_platform_token
 from lifl.cli.access import Access
 from lifl.cli.jobs import submit_job
 from lifl.client import FederatedClient, Retry
-from lifl.client.http import HttpClient
+from lifl.client.http import HttpClient, HttpError
 from lifl.dataplane.admin import AgentAdmin
 from lifl.errors import Unavailable
 from lifl.platform import running
 from lifl.platform.paths import Paths
 from lifl.platform.processes import ProcessId
+from lifl.store import PoolUsage
 from lifl.update import Schema, iter_document, parse_header, views
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -152,6 +157,15 @@ class Platform:
 
         return wait_for(successor, f"another {name}")
 
+    def arm(self, point: str, instance: str | None = None) -> Path:
+        """Have the next process that reaches ``point`` kill itself; return what vanishes then.
+
+        With ``instance`` only the process of that name.
+        """
+        file = self.paths.home / "crash" / (point if instance is None else f"{point}@{instance}")
+        file.touch()
+        return file
+
     def serves(self, name: str) -> bool:
         """Say whether a standing process answers."""
         kind, _, number = name.partition("-")
@@ -171,6 +185,24 @@ class Platform:
         return [supervisor, *supervisor.children(recursive=True)]
 
     # -- figures --
+
+    def usage(self, job: str, node: int = 0) -> PoolUsage:
+        """Return how a job's slots on a node are used."""
+        with self.admin(node) as admin:
+            return admin.pools()[job]
+
+    def events(self, node: int = 0) -> dict[str, int]:
+        """Return what a node's agent counted since its start."""
+        with self.admin(node) as admin:
+            return dict(admin.counters()["events"])
+
+    def workers(self, job: str, node: int = 0) -> dict[str, int]:
+        """Return the worker processes of a job's registered aggregators, by name."""
+        with self.admin(node) as admin:
+            rows = admin.endpoints()
+        return {
+            r["name"]: r["pid"] for r in rows if (r["domain"], r["kind"]) == (job, "aggregator")
+        }
 
     def metric(self, url: str, name: str, **labels: str) -> float:
         """Return the sum of a Prometheus metric's samples that have ``labels``."""
@@ -215,20 +247,31 @@ def _samples(text: str, name: str, labels: Mapping[str, str]) -> Iterator[float]
 
 @contextlib.contextmanager
 def platform(
-    *, nodes: int = 1, dataplane: str = "ebpf", arguments: tuple[str, ...] = (), **env: str
+    *,
+    nodes: int = 1,
+    dataplane: str = "ebpf",
+    arguments: tuple[str, ...] = (),
+    python: Path | None = None,
+    **env: str,
 ) -> Iterator[Platform]:
     """Run a platform in a directory of its own, on free ports; remove it afterwards.
 
-    ``env`` are LIFL_* settings of all its processes.
+    ``env`` are LIFL_* settings of all its processes; ``python`` is the program that
+    runs it, this interpreter by default.
     """
     home = Path(tempfile.mkdtemp(prefix="lifl-e2e-", dir="/tmp"))
     home.chmod(0o711)
+    crash = home / "crash"
+    crash.mkdir()
+    crash.chmod(0o777)  # whoever dies removes a file
     before = dict(os.environ)
-    os.environ.update(env, LIFL_HOME=str(home))
+    os.environ.update({"LIFL_HOME": str(home), "LIFL_CRASH_DIR": str(crash)} | env)
     paths = Paths(home)
     up = ["--nodes", str(nodes), "--dataplane", dataplane, "--port", str(free_port()), *arguments]
     try:
-        running.detach(paths, up, UP_SECONDS)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "executable", str(python or sys.executable))
+            running.detach(paths, up, UP_SECONDS)
         yield Platform(paths, Access(None, None))
     finally:
         os.environ.clear()
@@ -244,23 +287,29 @@ def zeros() -> Arrays:
     """Return the initial model."""
     return {
         "mark": np.zeros(MARKS, np.float32),
+        "whole": np.zeros(DENSE, np.float32),
         "w": np.zeros(DENSE, np.float32),
         "steps": np.zeros(1, np.int64),
     }
 
 
 def update_of(client: int, round_number: int = 1) -> Arrays:
-    """Return client *i*'s update: one at its mark, random weights, its own step count."""
+    """Return client *i*'s update: its mark, random values, its own step count.
+
+    ``mark`` and ``whole`` are the same in every round.
+    """
     arrays = zeros()
     arrays["mark"][client] = 1.0
-    arrays["w"][:] = np.random.default_rng([client, round_number]).standard_normal(DENSE)
+    rng = np.random.default_rng([client, round_number])
+    arrays["w"][:] = rng.standard_normal(DENSE)
+    arrays["whole"][:] = np.random.default_rng(client).integers(-999, 1000, DENSE)
     arrays["steps"][0] = 100 * round_number + client
     return arrays
 
 
 def samples_of(client: int) -> int:
-    """Return client *i*'s unequal sample count."""
-    return 10 + 7 * client
+    """Return client *i*'s sample count: 1, 1, 2, 4, 8 ... so that the first k have 2^(k-1)."""
+    return 1 << max(0, min(client, 14) - 1)
 
 
 SCHEMA = Schema.of(zeros())
@@ -367,6 +416,10 @@ class Job:
             try:
                 answer = self.current(client, after=after, wait=min(left, 5))
             except Unavailable:
+                time.sleep(0.05)
+                continue
+            except HttpError as e:
+                assert e.status == 404, e  # a gateway hears of a new job a moment later
                 time.sleep(0.05)
                 continue
             if answer["state"] == "open" and answer["round"] > after:
@@ -540,6 +593,7 @@ class Job:
         assert not where, f"round {round_number} of {self.name}: counted {where}"
         expected = mean_of(everybody, round_number)
         np.testing.assert_allclose(model["mark"], expected["mark"], rtol=1e-6)
+        np.testing.assert_allclose(model["whole"], expected["whole"], rtol=0, atol=5e-4)
         np.testing.assert_allclose(model["w"], expected["w"], rtol=0, atol=2e-6)
         np.testing.assert_array_equal(model["steps"], expected["steps"])
         return model
@@ -567,7 +621,7 @@ def mean_of(clients: list[int], round_number: int) -> Arrays:
     n = np.array([samples_of(c) for c in clients], np.float64)
     return {
         name: np.average([u[name].astype(np.float64) for u in updates], axis=0, weights=n)
-        for name in ("mark", "w")
+        for name in ("mark", "whole", "w")
     } | {"steps": np.max([u["steps"] for u in updates], axis=0)}
 
 

@@ -294,14 +294,22 @@ class GatewayKit:
     """The gateway process with its fakes."""
 
     def __init__(
-        self, folder: Path, schema: Schema = SMALL, *, slots: int = 8, node: str = "node-0",
-        auth: bool = False, **env: str,
+        self,
+        folder: Path,
+        schema: Schema = SMALL,
+        *,
+        slots: int = 8,
+        node: str = "node-0",
+        auth: bool = False,
+        **env: str,
     ) -> None:
         self.node = node
         self.schema = schema
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.pool = Pool.create(f"test-{self.port}", geometry_of(schema, slots), prefault_slots=slots)
+        self.pool = Pool.create(
+            f"test-{self.port}", geometry_of(schema, slots), prefault_slots=slots
+        )
         self.agent = FakeAgent(folder / f"{node}.sock", self.pool)
         self.coordinator = FakeCoordinator(schema, node, self.url)
         self.log = folder / f"{node}.log"
@@ -333,7 +341,9 @@ class GatewayKit:
             )
         await_true(lambda: self.get("/readyz")[0] == 200, 20, lambda: self.log.read_text())
         if attached:
-            await_true(lambda: self.coordinator.asked("POST", f"/internal/v1/nodes/{self.node}/inv"))
+            await_true(
+                lambda: self.coordinator.asked("POST", f"/internal/v1/nodes/{self.node}/inv")
+            )
 
     def get(self, path: str, **headers: str) -> tuple[int, bytes, http.client.HTTPMessage]:
         return self.request("GET", path, headers=headers)

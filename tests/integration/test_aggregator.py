@@ -242,11 +242,12 @@ def test_the_goal_is_a_hint_and_closing_flushes(node):
     "point", ["after-take", "after-add", "before-seal", "after-seal", "before-send"]
 )
 def test_killed_at_a_step_the_result_is_the_same(node, tmp_path, point):
-    token = tmp_path / "token"
+    tmp_path.chmod(0o777)
+    token = tmp_path / point
     token.touch()
     names = ("agg-0", "agg-1", "agg-top")
     for name in names:
-        node.start_aggregator(name, LIFL_CRASH_AT=f"{point}@{token}")
+        node.start_aggregator(name, LIFL_CRASH_DIR=str(tmp_path))
     node.wait_ready(*names)
     node.plan(two_levels())
     for seed in range(6):

@@ -34,6 +34,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayKit]:
         yield running
 
 
+schemathesis.serializer.alias("application/vnd.safetensors", "application/octet-stream")
 schema = schemathesis.openapi.from_path(FILE)
 
 

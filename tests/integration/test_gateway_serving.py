@@ -48,7 +48,9 @@ def in_thread(call: Any) -> tuple[threading.Thread, list[Any]]:
 
 def parked(kit: GatewayKit) -> int:
     lines = kit.get("/metrics")[1].decode().splitlines()
-    return int(float(next(x for x in lines if x.startswith("lifl_gateway_polls_parked")).split()[1]))
+    return int(
+        float(next(x for x in lines if x.startswith("lifl_gateway_polls_parked")).split()[1])
+    )
 
 
 def put_model(kit: GatewayKit, seed: int, version: int) -> SlotRef:
@@ -233,7 +235,10 @@ def test_tokens_are_asked_for_and_checked(tmp_path: Path) -> None:
             assert poll[0] == (200 if status == 202 else status)
         assert "WWW-Authenticate" in kit.get(f"{CURRENT}?client=c1")[2]
         transfer = f"/internal/v1/transfers/{JOB}/1/5"
-        assert kit.request("PUT", transfer, b"x", {"Authorization": f"Bearer {token}"})[0] in (401, 403)
+        assert kit.request("PUT", transfer, b"x", {"Authorization": f"Bearer {token}"})[0] in (
+            401,
+            403,
+        )
         assert kit.get("/healthz")[0] == 200
 
 

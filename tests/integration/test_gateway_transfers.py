@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from functions.gateway.transfers import TransferHead
 from lifl import auth
 from lifl.store import Seal, SlotKind, SlotRef, SlotState
 from lifl.wire import Descriptor, Opcode
@@ -35,12 +36,12 @@ def pair(tmp_path: Path) -> Iterator[tuple[GatewayKit, GatewayKit]]:
         yield target, source
 
 
-def put_partial(kit: GatewayKit, assignment: int = 1) -> SlotRef:
+def put_partial(kit: GatewayKit, assignment: int = 1, layout: int = 0) -> SlotRef:
     ref = kit.pool.reserve(SlotKind.PARTIAL, 50, assignment)
     raw = document(SMALL, 9)
     start = kit.pool.geometry.meta_bytes - SMALL.float_start
     kit.pool.slot_bytes(ref.slot)[start : start + len(raw)] = raw
-    kit.pool.seal(ref, 50, Seal(SERIAL, 0.1 + 30, start, len(raw), 2, cover=COVER))
+    kit.pool.seal(ref, 50, Seal(SERIAL, 0.1 + 30, start, len(raw), layout, cover=COVER))
     return ref
 
 
@@ -59,7 +60,7 @@ def test_a_partial_arrives_once_and_is_freed_at_its_source(
     (here,) = target.pool.find()
     entry = target.pool.entry(here.slot)
     assert (entry.kind, entry.serial, entry.weight) == (SlotKind.PARTIAL, SERIAL, 0.1 + 30)
-    assert (entry.layout, entry.assignment) == (2, 1)
+    assert (entry.layout, entry.assignment) == (0, 1)
     assert target.pool.cover(here.slot).tolist() == COVER
     raw = bytes(target.pool.slot_bytes(here.slot)[entry.doc_start :][: entry.doc_bytes])
     assert raw == document(SMALL, 9)
@@ -70,6 +71,35 @@ def test_a_partial_arrives_once_and_is_freed_at_its_source(
     assert (asked["from"], asked["to"], asked["serial"]) == ("node-1", "node-0", SERIAL)
     (sealed,) = target.coordinator.asked("POST", f"/internal/v1/transfers/{SERIAL}/sealed")
     assert (sealed["node"], sealed["slot"]) == ("node-0", here.slot)
+
+
+def test_a_mean_goes_to_the_coordinators_node(pair: tuple[GatewayKit, GatewayKit]) -> None:
+    target, source = pair
+    place = {"node": "node-0", "slot": 0, "generation": 9}
+    source.publish(plan=plan("node-1"), model=place)
+    send(source, put_partial(source, layout=2))
+    await_true(lambda: target.pool.find(state=SlotState.SEALED))
+    await_true(lambda: not source.pool.find())
+
+
+def test_an_update_that_landed_where_no_aggregator_is_goes_on(
+    pair: tuple[GatewayKit, GatewayKit],
+) -> None:
+    target, source = pair
+    here = plan("node-0")
+    here["roles"] = here["roles"][:1]
+    source.publish(plan=here)
+    sent = document(SMALL, 5)
+    status, told = source.post(sent, LIFL_Num_Samples="7")
+    assert status == 202
+    source.publish(accepted=["c1"])
+    await_true(lambda: target.pool.find(state=SlotState.SEALED))
+    (ref,) = target.pool.find()
+    entry = target.pool.entry(ref.slot)
+    assert (entry.kind, entry.serial, entry.weight) == (SlotKind.UPDATE, told["serial"], 7.0)
+    raw = bytes(target.pool.slot_bytes(ref.slot)[entry.doc_start :][: entry.doc_bytes])
+    assert raw == sent
+    await_true(lambda: not source.pool.find())
 
 
 def test_a_transfer_that_had_arrived_is_not_kept_twice(
@@ -127,12 +157,9 @@ def test_a_transfer_is_checked(
 ) -> None:
     target, _ = pair
     path = f"/internal/v1/transfers/{JOB}/1/77"
-    headers = {
-        "LIFL-From": "node-1",
-        "LIFL-Cover-Count": str(count),
-        "LIFL-Weight": (3.0).hex(),
-        "LIFL-Layout": "0",
-    }
+    start = target.pool.geometry.meta_bytes - SMALL.float_start
+    head = TransferHead("node-1", SlotKind.PARTIAL, count, 3.0, 0, start, 552, 0)
+    headers = head.headers() | {"Content-Length": str(size)}
     assert target.request("PUT", path, bytes(size), headers)[0] == 401
     token = auth.mint_platform_token(bytes.fromhex(SECRET), "test")
     headers["Authorization"] = f"Bearer {token}"

@@ -107,7 +107,9 @@ def test_the_coordinator_counts_before_the_object_can_be_seen(kit: GatewayKit) -
 def test_other_layouts_are_taken_as_they_come(kit: GatewayKit, half: str) -> None:
     arrays = arrays_of(SMALL, 5)
     if half == "float16":
-        arrays = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in arrays.items()}
+        arrays = {
+            k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in arrays.items()
+        }
         sent = b"".join(iter_document(arrays, SMALL))
     else:
         sent = reordered(arrays)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from functions.aggregator.blas import Kernel, best_kernel
-from functions.aggregator.crash import CrashPoint
 from functions.aggregator.machine import Machine
 from functions.aggregator.performer import Performer, Stats
 from functions.aggregator.runtime import drive
@@ -80,13 +79,11 @@ class Node:
         self.sink: deque[Descriptor] = deque()
         self._serial = 0
 
-    def aggregator(self, role: RoleRow | None = None, crash: str = "") -> Agg:
+    def aggregator(self, role: RoleRow | None = None) -> Agg:
         endpoint = 10 + len(self.aggs)
         wire, stats = Wire(endpoint), Stats()
         wire.target = self.sink
-        performer = Performer(
-            self.pool, wire, endpoint, self.kernel, stats, crash=CrashPoint(crash)
-        )
+        performer = Performer(self.pool, wire, endpoint, self.kernel, stats)
         agg = Agg(endpoint, performer, wire, stats)
         self.aggs.append(agg)
         if role is not None:

@@ -8,8 +8,8 @@ import signal
 import numpy as np
 import pytest
 
-from functions.aggregator.crash import POINTS, CrashPoint
 from functions.aggregator.steps import Flush, Received, Retry, RoleChanged
+from lifl import crash
 from lifl.errors import ConfigError, PoolBusy
 from lifl.store import RoleRow, Seal, SlotKind, SlotState
 from lifl.wire import Descriptor, Opcode
@@ -227,14 +227,18 @@ def test_a_cover_that_does_not_fit_the_meta_area(node, make_update, schema):
         agg.tell(Flush(1))
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_killed_at_each_point_then_recovered(point, node, schema, make_update, reference):
+@pytest.mark.parametrize(
+    "point", ["after-take", "after-add", "before-seal", "after-seal", "before-send"]
+)
+def test_killed_at_each_point_then_recovered(point, node, schema, make_update, reference, tmp_path):
     """The same result as undisturbed, wherever an aggregator dies."""
     updates = [make_update(1), make_update(2)]
     descriptors = [node.upload(updates[0], 3), node.upload(updates[1], 5)]
+    (tmp_path / point).touch()
     child = os.fork()
     if child == 0:
-        victim = node.aggregator(role(final=False), crash=point)
+        crash.arm({"LIFL_CRASH_DIR": str(tmp_path)})
+        victim = node.aggregator(role(final=False))
         victim.inbox += descriptors
         victim.work()
         os._exit(1)
@@ -250,18 +254,3 @@ def test_killed_at_each_point_then_recovered(point, node, schema, make_update, r
     assert len(again) == (1 if point in {"after-seal", "before-send"} else 2)
     assert check_mean(node, schema, reference, updates, [3, 5]) == {1, 2}
     assert node.states() == {SlotState.FREE}
-
-
-def test_a_crash_point_with_a_token_kills_once(tmp_path, monkeypatch):
-    killed = []
-    monkeypatch.setattr(os, "kill", lambda pid, sig: killed.append((pid, sig)))
-    token = tmp_path / "token"
-    token.touch()
-    point = CrashPoint(f"after-add@{token}")
-    for name in POINTS:
-        point.reach(name)
-    point.reach("after-add")
-    assert killed == [(os.getpid(), signal.SIGKILL)]
-    assert not token.exists()
-    with pytest.raises(ValueError, match="after-take"):
-        CrashPoint("sometimes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from types import SimpleNamespace
 
 import pytest
@@ -23,20 +22,11 @@ def test_defaults_are_the_vanilla_way():
         ("LIFL_DOMAIN", "No Label"),
         ("LIFL_AGENT_PATIENCE", "long"),
         ("LIFL_MAX_BODY_BYTES", "1G"),
-        ("LIFL_CRASH_AT", "anywhere"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=name):
         AggregatorSettings.from_env({name: value})
-
-
-def test_a_worker_in_a_dead_ones_place_does_not_crash_again(monkeypatch):
-    monkeypatch.setenv("LIFL_CRASH_AT", "after-take")
-    gunicorn_conf.post_fork(None, SimpleNamespace(age=1))
-    assert "LIFL_CRASH_AT" in os.environ
-    gunicorn_conf.post_fork(None, SimpleNamespace(age=2))
-    assert "LIFL_CRASH_AT" not in os.environ
 
 
 def test_worker_exit_stops_the_runtime_if_there_is_one():

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from functions.coordinator.checkpoint import Draft
 from functions.coordinator.records import Phase
+from functions.coordinator.shelf import Shelf
 from functions.coordinator.strategies import apply, make
 from functions.coordinator.updates import ClaimRequest, Place
-from lifl.errors import Unavailable
+from lifl.errors import PoolBusy, Unavailable
 from lifl.store import SlotKind, SlotState
 
 from .kit import MODEL, Stage, flat, job_file, until, update
@@ -362,3 +364,78 @@ def test_nothing_is_left_behind(tmp_path, no_leaks):
     s.restart()
     s.job()
     s.close()
+
+
+def test_many_rounds_leave_nothing_behind(stage):
+    """Neither descriptors nor slots nor files grow with the rounds."""
+    s = stage()
+    job = s.submit(job_file(rounds=60, strategy={"name": "fedadam"}))
+    seen = []
+    for _ in range(30):
+        fill_round(s, job)
+        seen.append((len(os.listdir("/proc/self/fd")), s.agent.pool.usage().sealed))  # noqa: PTH208
+    assert max(fds for fds, _ in seen[10:]) <= max(fds for fds, _ in seen[:10])
+    assert {sealed for _, sealed in seen} == {1}
+
+
+def test_a_pool_that_is_busy_at_the_seal_does_not_undo_the_version(stage, monkeypatch):
+    s = stage()
+    job = s.submit()
+    s.plan(job)
+    a, b = post(job, "c0"), post(job, "c1")
+    busy, real = [True], Shelf.seal
+
+    def seal(self, ref, version, inputs):
+        if busy and busy.pop():
+            raise PoolBusy("somebody holds the table")
+        real(self, ref, version, inputs)
+
+    monkeypatch.setattr(Shelf, "seal", seal)
+    s.agent.partial(1, {a: (3, update(0)), b: (5, update(1))})
+    until(lambda: job.rounds.version == 1 and job.model is not None)
+    expected = (3 * flat(update(0)).astype(np.float64) + 5 * flat(update(1))) / 8
+    np.testing.assert_allclose(flat(s.agent.model()), expected, rtol=1e-5, atol=1e-6)
+    s.agent.sweep()
+    until(lambda: s.agent.pool.usage().free == s.agent.pool.geometry.slots - 1)
+
+
+def test_an_agent_that_fences_while_a_version_is_made_costs_nothing(stage, monkeypatch):
+    s = stage()
+    job = s.submit()
+    s.plan(job)
+    a, b = post(job, "c0"), post(job, "c1")
+    link, real = s.agent.link, s.store.commit
+
+    def commit(what):
+        s.agent.recover(link.endpoint)
+        real(what)
+
+    monkeypatch.setattr(s.store, "commit", commit)
+    s.agent.partial(1, {a: (3, update(0)), b: (5, update(1))})
+    until(lambda: job.rounds.version == 1 and job.model is not None)
+    assert s.agent.link is not link
+    expected = (3 * flat(update(0)).astype(np.float64) + 5 * flat(update(1))) / 8
+    np.testing.assert_allclose(flat(s.agent.model()), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_made_in_a_slot_that_was_taken_back_is_never_committed(stage, monkeypatch):
+    s = stage()
+    job = s.submit()
+    s.plan(job)
+    a, b = post(job, "c0"), post(job, "c1")
+    link, real, once = s.agent.link, Draft.write_model, [True]
+
+    def write_model(self, document):
+        if once and once.pop():
+            s.agent.recover(link.endpoint)
+            document[-4:] = b"evil"
+        return real(self, document)
+
+    monkeypatch.setattr(Draft, "write_model", write_model)
+    s.agent.partial(1, {a: (3, update(0)), b: (5, update(1))})
+    until(lambda: s.agent.link is not None and s.agent.link is not link)
+    assert job.rounds.version == 0
+    s.agent.sweep()
+    until(lambda: job.rounds.version == 1 and job.model is not None)
+    expected = (3 * flat(update(0)).astype(np.float64) + 5 * flat(update(1))) / 8
+    np.testing.assert_allclose(flat(s.agent.model()), expected, rtol=1e-5, atol=1e-6)

@@ -302,6 +302,7 @@ def test_refused_claims_have_codes(web):
     assert web.claim("c0", 409, base_version=4) == "wrong-base-version"
     assert web.claim("c0", 422, update_type="delta") == "wrong-update-type"
     assert web.claim("c0", 422, num_samples=0) == "bad-member"
+    assert web.claim("c0", 422, num_samples=1 << 41) == "bad-member"
     assert web.claim("c0", 422, num_samples="4") == "bad-member"
     assert web.claim("c0", 422, num_samples=True) == "bad-member"
     assert web.claim("no spaces!", 422) == "unusable"
@@ -426,6 +427,8 @@ def test_history_and_evaluations(web):
     assert (row["accepted"], row["aggregated"], row["samples"]) == (2, 2, 8.0)
     code = web.post("/v1/jobs/digits/evaluations", {"version": 7}, 404)
     assert code == "no-such-version"
+    broken = {"version": 1, "accuracy": float("nan")}
+    assert web.post("/v1/jobs/digits/evaluations", broken, 422) == "bad-member"
 
 
 def test_the_model_from_its_checkpoint(web):

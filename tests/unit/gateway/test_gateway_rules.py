@@ -27,7 +27,7 @@ from functions.gateway.views import JobView
 from lifl.auth import AuthError
 from lifl.client.http import HttpError
 from lifl.errors import ConfigError, PoolFull, Unavailable, UpdateError
-from lifl.store import PoolGeometry
+from lifl.store import PoolGeometry, SlotKind
 from lifl.update import Schema, TensorSpec
 
 SCHEMA = Schema([TensorSpec("w", "F32", (1000,)), TensorSpec("n", "I64", (3,))])
@@ -213,10 +213,37 @@ def test_hashes_do_not_depend_on_the_pieces() -> None:
         Hashes(bytes(32)).finish()
 
 
-@given(st.floats(allow_nan=False), st.integers(1, 1000), st.integers(0, 2))
-def test_a_transfers_headers_come_back_exactly(weight: float, count: int, layout: int) -> None:
-    head = TransferHead("node-1", count, weight, layout)
-    assert TransferHead.read(Headers(head.headers(5))) == head
+@given(
+    st.floats(allow_nan=False),
+    st.integers(1, 1000),
+    st.integers(0, 2),
+    st.sampled_from([SlotKind.UPDATE, SlotKind.PARTIAL]),
+)
+def test_a_transfers_headers_come_back_exactly(
+    weight: float, count: int, layout: int, kind: SlotKind
+) -> None:
+    head = TransferHead("node-1", kind, count, weight, layout, 64, 5, 7)
+    assert TransferHead.read(Headers(head.headers())) == head
+
+
+PLAN = {
+    "job": "digits",
+    "assignment": 5,
+    "epoch": 1,
+    "timing": "eager",
+    "roles": [{"name": "t", "node": "node-1", "level": "top", "goal": 2, "parent": None}],
+    "clients": {},
+}
+
+
+def test_a_client_that_is_not_placed_yet_goes_where_aggregators_are() -> None:
+    planned = view(plan=PLAN, clients={})
+    assert answer(planned, "z", node="node-0", url="http://here", now=0.0)["upload_url"].startswith(
+        "http://n1/"
+    )
+    assert answer(planned, "z", node="node-1", url="http://n1", now=0.0)["upload_url"].startswith(
+        "http://n1/"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""Rounds with a fault in them: one job, a new round for each fault, the first without any."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .kit import Arrays, Job, Platform, wait_for
+
+CLIENTS = 6
+
+
+class Rounds:
+    """One job's rounds, a new one for each test; the first has no fault."""
+
+    def __init__(self, on: Platform, name: str, **options: Any) -> None:
+        self.job = on.submit(name, clients=CLIENTS, **options)
+        self._numbers = count(2)
+        self.job.open_round()
+        self.job.deliver_all(1)
+        self.undisturbed = self.job.check(1)
+
+    def begin(self) -> int:
+        """Return the number of the next round, which is open and has all its aggregators."""
+        number = next(self._numbers)
+        self.job.open_round(number - 1)
+        on, name = self.job.platform, self.job.name
+        roles = {r["name"] for r in self.job.plan()["roles"]}
+        wait_for(lambda: roles <= on.workers(name).keys(), "all aggregators to be there")
+        return number
+
+    def end(self, number: int) -> Arrays:
+        """Wait for the round's model, judge it, and wait until nothing else is in the pool."""
+        model = self.job.check(number)
+        wait_for(lambda: self._empty(number + 1), "the round's objects to be gone")
+        return model
+
+    def _empty(self, following: int) -> bool:
+        """Whether only the model is left in the pool once the next round is open."""
+        if self.job.current()["round"] < following:
+            return False
+        usage = self.job.platform.usage(self.job.name)
+        return (usage.sealed, usage.taken, usage.writing) == (1, 0, 0)
+
+
+def same_bits(one: Arrays, other: Arrays) -> None:
+    """Hold what is exact in float32 in any order against each other, bit for bit."""
+    for name in ("mark", "whole"):
+        np.testing.assert_array_equal(one[name].view(np.uint32), other[name].view(np.uint32))
+
+
+def top_of(job: Job) -> str:
+    return next(r["name"] for r in job.plan()["roles"] if r["parent"] is None)
+
+
+def leaves_of(job: Job) -> list[str]:
+    return [r["name"] for r in job.plan()["roles"] if r["level"] == "leaf"]
+
+
+def gone(armed: Path) -> None:
+    wait_for(lambda: not armed.exists(), f"a death at {armed.name}")

@@ -1,0 +1,194 @@
+"""Gateway, coordinator, agent and controller killed in the middle of a round: the same mean.
+
+They die at named steps (one process, its master starts another) and whole (its supervisor
+does). A client that got no answer posts again, as the SDK does; one that got its 202 does not,
+so that an acknowledged update that is lost would leave the round open for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lifl.platform import doctor
+
+from .kit import Platform, document, kill_tree, platform, update_of, wait_for
+from .rounds import CLIENTS, Rounds, gone, leaves_of, top_of
+
+STANDING = ["gateway-0", "coordinator", "agent-0", "controller"]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Platform]:
+    with platform(dataplane=doctor.default_dataplane()[0]) as up:
+        yield up
+
+
+@pytest.fixture(scope="module")
+def rounds(running: Platform) -> Rounds:
+    return Rounds(running, "services")
+
+
+@pytest.mark.parametrize("which", ["first", "last"])
+@pytest.mark.parametrize("point", ["received", "counted", "visible", "announced"])
+def test_the_gateway_dies_with_an_upload_unanswered(
+    running: Platform, rounds: Rounds, point: str, which: str
+) -> None:
+    number = rounds.begin()
+    job = rounds.job
+    if which == "last":
+        for client in range(CLIENTS - 1):
+            job.deliver(client, number)
+    armed = running.arm(point)
+    unlucky = CLIENTS - 1 if which == "last" else 0
+    job.deliver(unlucky, number)
+    gone(armed)
+    if which == "first":
+        for client in range(1, CLIENTS):
+            job.deliver(client, number)
+    rounds.end(number)
+
+
+def test_the_gateway_dies_whole_in_the_middle_of_an_upload(
+    running: Platform, rounds: Rounds
+) -> None:
+    number = rounds.begin()
+    job = rounds.job
+    for client in (0, 1, 2):
+        job.deliver(client, number)
+    body = document(update_of(3, number))
+    with job.raw() as sock:
+        sock.sendall(job.head(3, number, len(body), samples="4") + body[: len(body) // 2])
+        wait_for(lambda: running.usage(job.name).writing or None, "the upload to have begun")
+        victim = running.kill("gateway-0")
+        assert sock.recv(100) == b""
+    running.back(victim, "gateway-0")
+    for client in (3, 4, 5):
+        job.deliver(client, number)
+    rounds.end(number)
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["claimed", "sealed", "computed", "checkpointed", "committed", "sealed-model"],
+)
+def test_the_coordinator_dies_at_a_step(running: Platform, rounds: Rounds, point: str) -> None:
+    number = rounds.begin()
+    armed = running.arm(point)
+    rounds.job.deliver_all(number)
+    gone(armed)
+    rounds.end(number)
+
+
+def test_the_coordinator_dies_when_it_opens_a_round(running: Platform, rounds: Rounds) -> None:
+    number = rounds.begin()
+    armed = running.arm("opened")
+    rounds.job.deliver_all(number)
+    rounds.end(number)
+    gone(armed)
+    number = rounds.begin()
+    rounds.job.deliver_all(number)
+    rounds.end(number)
+
+
+@pytest.mark.parametrize("name", STANDING)
+def test_killed_whole_between_updates(running: Platform, rounds: Rounds, name: str) -> None:
+    """Three of six are in; the others come while it is away."""
+    number = rounds.begin()
+    for client in range(3):
+        rounds.job.deliver(client, number)
+    victim = running.kill(name)
+    for client in range(3, CLIENTS):
+        rounds.job.deliver(client, number)
+    running.back(victim, name)
+    rounds.end(number)
+
+
+@pytest.mark.parametrize("name", STANDING)
+def test_killed_whole_while_the_round_closes(running: Platform, rounds: Rounds, name: str) -> None:
+    """The top sleeps, so that the round stays closed without a model until it wakes."""
+    number = rounds.begin()
+    job = rounds.job
+    top = running.workers(job.name)[top_of(job)]
+    os.kill(top, signal.SIGSTOP)
+    job.deliver_all(number)
+    wait_for(lambda: job.status()["phase"] == "closing" or None, "the round to close")
+    victim = running.kill(name)
+    running.back(victim, name)
+    os.kill(top, signal.SIGCONT)
+    rounds.end(number)
+
+
+def test_the_agent_and_a_leaf_that_holds_updates_die_together(
+    running: Platform, rounds: Rounds
+) -> None:
+    """The next agent must find out that the leaf did not survive the last one."""
+    number = rounds.begin()
+    job = rounds.job
+    job.deliver(0, number)
+    wait_for(lambda: running.usage(job.name).taken or None, "the update to be in a sum")
+    leaves = [running.aggregators(job.name)[name] for name in leaves_of(job)]
+    victim = running.kill("agent-0")
+    for leaf in leaves:
+        kill_tree(leaf)
+    running.back(victim, "agent-0")
+    for client in range(1, CLIENTS):
+        job.deliver(client, number)
+    rounds.end(number)
+
+
+@pytest.mark.parametrize("point", ["did-End", "did-Apply", "did-PutPlan", "did-Close", "did-Start"])
+def test_the_controller_dies_after_an_action(running: Platform, rounds: Rounds, point: str) -> None:
+    number = rounds.begin()
+    job = rounds.job
+    armed = running.arm(point)
+    job.deliver(0, number)
+    if point == "did-Start":
+        for name in leaves_of(job):
+            kill_tree(running.aggregators(job.name)[name])
+        gone(armed)
+    top = running.workers(job.name)[top_of(job)]
+    if point == "did-Close":
+        os.kill(top, signal.SIGSTOP)
+    for client in range(1, CLIENTS):
+        job.deliver(client, number)
+    if point == "did-Close":
+        gone(armed)
+        os.kill(top, signal.SIGCONT)
+    rounds.end(number)
+    gone(armed)  # what ends a round and plans the next comes after its model
+
+
+def test_the_controller_dies_while_it_makes_a_new_jobs_pool(running: Platform) -> None:
+    armed = running.arm("did-CreateDomain")
+    job = running.submit("newcomer", clients=2, rounds=1)
+    gone(armed)
+    job.open_round()
+    job.deliver_all(1)
+    job.check(1)
+    assert job.wait_over() == "done"
+
+
+def test_all_four_die_at_once(running: Platform, rounds: Rounds) -> None:
+    """Only the aggregators are left, with the pool and what they hold."""
+    number = rounds.begin()
+    for client in range(3):
+        rounds.job.deliver(client, number)
+    victims = {name: running.process(name) for name in STANDING}
+    together: list[Callable[[], None]] = [
+        lambda name=name: kill_tree(victims[name]) for name in STANDING
+    ]
+    threads = [threading.Thread(target=kill) for kill in together]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, victim in victims.items():
+        running.back(victim, name)
+    for client in range(3, CLIENTS):
+        rounds.job.deliver(client, number)
+    rounds.end(number)
