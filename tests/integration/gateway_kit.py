@@ -131,7 +131,7 @@ class FakeCoordinator:
                 with contextlib.suppress(ConnectionError):
                     self.wfile.write("\r\n".join(head).encode() + payload)
 
-            do_GET = do_POST = do_PUT = do_DELETE = do  # noqa: N815
+            do_GET = do_POST = do_PUT = do_DELETE = do
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -339,11 +339,17 @@ class GatewayKit:
                 cwd=Path(__file__).parents[2],
                 start_new_session=True,
             )
-        await_true(lambda: self.get("/readyz")[0] == 200, 20, lambda: self.log.read_text())
+        await_true(self._ready, 20, self.log.read_text)
         if attached:
             await_true(
                 lambda: self.coordinator.asked("POST", f"/internal/v1/nodes/{self.node}/inv")
             )
+
+    def _ready(self) -> bool:
+        try:
+            return self.get("/readyz")[0] == 200
+        except ConnectionError:  # a killed predecessor's socket
+            return False
 
     def get(self, path: str, **headers: str) -> tuple[int, bytes, http.client.HTTPMessage]:
         return self.request("GET", path, headers=headers)

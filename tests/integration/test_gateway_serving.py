@@ -289,7 +289,7 @@ def test_sigterm_answers_parked_polls_and_lets_uploads_finish(kit: GatewayKit) -
             f"Content-Length: {len(sent)}\r\n\r\n".encode()
             + sent[:100]
         )
-        await_true(lambda: kit.pool.find())
+        await_true(kit.pool.find)
         began = time.monotonic()
         assert kit.process is not None
         kit.process.terminate()
