@@ -7,6 +7,7 @@ the same way for every platform. Pure.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -33,14 +34,28 @@ def make_plan(
     """Decide who sums the job's next updates.
 
     ``previous`` is the job's last known plan: its aggregators keep their level
-    where they can, and a plan for the same assignment gets the next epoch.
-    What ``others`` expect on a node is load there already. Updates beyond all
-    capacity are spread by the capacity left, most first: they wait in the pools.
+    where they can. If it is for the same assignment this one gets the next
+    epoch, keeps what is expected on the nodes that are still there (updates lie
+    on them already) and places only the rest. What ``others`` expect on a node is
+    load there already. Updates beyond all capacity are spread by the capacity
+    left, most first: they wait in the pools.
     """
-    where = _place(job, others, nodes, policies)
-    counts: dict[str, int] = {}
-    for node in where:
-        counts[node] = counts.get(node, 0) + 1
+    again = previous if previous and previous.assignment == job.assignment else None
+    kept = _expected_by([again] if again else [])
+    counts = Counter({n.name: kept[n.name] for n in nodes if kept[n.name]})
+    number = len(job.selected) if job.selected is not None else job.expected
+    load = _expected_by(j.plan for j in others if j.plan and j.phase in COLLECTING) + counts
+    bins = [
+        Bin(
+            n.name,
+            residual(policies.capacity, load[n.name]),
+            in_use=n.name in counts or n.name == job.home,
+        )
+        for n in nodes
+        if n.epoch
+    ]
+    where = _place(number - counts.total(), bins, policies.placement)
+    counts.update(where)
     levels = {r.name: r.level for r in previous.roles} if previous is not None else {}
     warm = [Warm(a.name, a.node, levels.get(a.name)) for a in running if a.job == job.job]
     outcome = cast(
@@ -55,43 +70,33 @@ def make_plan(
         lambda k: f"{job.job}-agg-{k}",
         reuse=policies.reuse,
     )
-    again = previous is not None and previous.assignment == job.assignment
+    stay = {c: n for c, n in again.clients.items() if n in kept and n in counts} if again else {}
+    move = [c for c in job.names if c not in stay]
     return Plan(
         job=job.job,
         assignment=job.assignment,
-        epoch=previous.epoch + 1 if again and previous is not None else 1,
+        epoch=again.epoch + 1 if again else 1,
         timing=timing(job.timing, eager=policies.eager),
         roles=outcome.roles,
-        clients=dict(zip(job.names, itertools.cycle(where), strict=False)),
+        clients=stay | dict(zip(move, itertools.cycle(where or sorted(counts)), strict=False)),
     )
 
 
-def _place(
-    job: JobView, others: Iterable[JobView], nodes: Sequence[NodeView], policies: PolicySettings
-) -> list[str]:
-    """Return a node for each expected update."""
-    number = len(job.selected) if job.selected is not None else job.expected
-    load = _expected(others)
-    bins = [
-        Bin(n.name, residual(policies.capacity, load.get(n.name, 0)), in_use=n.name == job.home)
-        for n in nodes
-    ]
-    placed = place(itertools.repeat(1.0, number), bins, policies.placement)
+def _place(number: int, bins: Sequence[Bin], policy: Policy) -> list[str]:
+    """Return a node for each of ``number`` expected updates."""
+    placed = place(itertools.repeat(1.0, number), bins, policy)
     chosen = [node for node in placed.nodes if node is not None]
     beyond = [Bin(node, left + number) for node, left in placed.left.items()]
     rest = place(itertools.repeat(1.0, placed.unplaced), beyond, Policy.WORST_FIT)
     return chosen + [node for node in rest.nodes if node is not None]
 
 
-def _expected(jobs: Iterable[JobView]) -> dict[str, int]:
-    """Return how many updates the jobs that collect expect per node."""
-    found: dict[str, int] = {}
-    for job in jobs:
-        if job.plan is None or job.phase not in COLLECTING:
-            continue
-        for node in job.plan.nodes:
-            goals = sum(role.goal for role in job.plan.leaves(node))
-            found[node] = found.get(node, 0) + goals
+def _expected_by(plans: Iterable[Plan]) -> Counter[str]:
+    """Return how many updates are expected per node."""
+    found: Counter[str] = Counter()
+    for plan in plans:
+        for node in plan.nodes:
+            found[node] += sum(role.goal for role in plan.entry(node))
     return found
 
 

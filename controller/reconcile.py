@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from controller.plan.timing import surplus
+from controller.plan.timing import lasting
 from controller.planning import make_plan, with_newcomers
 from controller.settings import PolicySettings
 from controller.view import COLLECTING, JobView, NodeView
@@ -18,6 +18,8 @@ from lifl.platform.api import Aggregator
 from lifl.topology import Plan
 
 REPLY_SECONDS = 1.0
+LOST_SECONDS = 3.0
+"""How long a node must be missing: a coordinator that was restarted hears of each within one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +102,14 @@ class Memory:
     holds the Close actions done, ``ended[node, job]`` the last assignment
     ended; ``idle_since`` is when an aggregator, or a job that is over, was first
     seen without work, in seconds; ``plans`` are the jobs' last plans and when
-    they were sent.
+    they were sent, ``missing_since`` when a node of a plan was first not seen.
     """
 
     applied: dict[tuple[str, str], tuple[str, int, int]] = field(default_factory=dict)
     closed: set[Close] = field(default_factory=set)
     ended: dict[tuple[str, str], int] = field(default_factory=dict)
     idle_since: dict[str, float] = field(default_factory=dict)
+    missing_since: dict[str, float] = field(default_factory=dict)
     over_since: dict[str, float] = field(default_factory=dict)
     plans: dict[str, tuple[Plan, float]] = field(default_factory=dict)
 
@@ -147,6 +150,8 @@ class Seen:
 def decide(seen: Seen, memory: Memory, policies: PolicySettings) -> list[Action]:
     """Return what is to be done now, in order; an empty list when all is as it should be."""
     actions: list[Action] = []
+    missing = {n for j in seen.jobs if j.plan for n in j.plan.nodes} - {n.name for n in seen.nodes}
+    memory.missing_since = {n: memory.missing_since.get(n, seen.now) for n in sorted(missing)}
     for job in seen.jobs:
         if job.over:
             actions += _end(job, job.assignment, seen, memory)
@@ -162,7 +167,8 @@ def _serve(job: JobView, seen: Seen, memory: Memory, policies: PolicySettings) -
             yield CreateDomain(node.name, job)
     yield from _end(job, job.assignment - 1, seen, memory)
     plan = job.plan
-    lost = plan is not None and not {n.name for n in seen.nodes}.issuperset(plan.nodes)
+    gone = set(lasting(memory.missing_since, seen.now, LOST_SECONDS))
+    lost = plan is not None and not gone.isdisjoint(plan.nodes)
     if (plan is None and job.phase == "planning" and job.expected) or lost:
         previous, sent = memory.plans.get(job.job, (None, 0.0))
         if previous and previous.assignment == job.assignment and seen.now < sent + REPLY_SECONDS:
@@ -170,7 +176,7 @@ def _serve(job: JobView, seen: Seen, memory: Memory, policies: PolicySettings) -
         previous = plan or previous
         others = [j for j in seen.jobs if j.job != job.job]
         plan = make_plan(
-            job, others, seen.reachable, seen.running, previous=previous, policies=policies
+            job, others, seen.nodes, seen.running, previous=previous, policies=policies
         )
         yield from _bring_up(job, plan, seen, memory)
         yield PutPlan(plan, job.round, seen.now)
@@ -218,7 +224,7 @@ def _tidy(seen: Seen, memory: Memory, policies: PolicySettings) -> Iterator[Acti
     busy = {r.name for j in working if j.plan is not None for r in j.plan.roles}
     idle = [a.name for a in seen.running if a.name not in busy]
     memory.idle_since = {name: memory.idle_since.get(name, seen.now) for name in idle}
-    old = surplus(memory.idle_since, seen.now, policies.keep_seconds)
+    old = lasting(memory.idle_since, seen.now, policies.keep_seconds)
     if old:
         yield Stop(old)
 
@@ -226,6 +232,6 @@ def _tidy(seen: Seen, memory: Memory, policies: PolicySettings) -> Iterator[Acti
     over = {job for n in seen.reachable for job in n.domains if job not in going_on}
     memory.over_since = {job: memory.over_since.get(job, seen.now) for job in sorted(over)}
     in_use = {a.job for a in seen.running}
-    for job in surplus(memory.over_since, seen.now, policies.keep_seconds):
+    for job in lasting(memory.over_since, seen.now, policies.keep_seconds):
         if job not in in_use:
             yield from (RemoveDomain(n.name, job) for n in seen.reachable if job in n.domains)

@@ -17,6 +17,6 @@ def timing(wanted: str, *, eager: bool = True) -> Timing:
     return Timing(wanted) if eager else Timing.LAZY
 
 
-def surplus(idle_since: Mapping[str, float], now: float, keep_seconds: float) -> tuple[str, ...]:
-    """Return the aggregators that have been without a role for ``keep_seconds``, by name."""
-    return tuple(sorted(n for n, since in idle_since.items() if now - since >= keep_seconds))
+def lasting(since: Mapping[str, float], now: float, seconds: float) -> tuple[str, ...]:
+    """Return the names of what has lasted for ``seconds``, sorted."""
+    return tuple(sorted(name for name, began in since.items() if now - began >= seconds))

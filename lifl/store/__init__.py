@@ -5,7 +5,8 @@ knows what a model is.
 """
 
 from lifl.store.layout import PoolGeometry, RoleRow, SlotEntry, SlotKind, SlotRef, SlotState
-from lifl.store.pool import Pool, PoolUsage, Recovery, Seal
+from lifl.store.pool import Pool, Recovery, Seal
+from lifl.store.table import PoolUsage
 
 __all__ = [
     "Pool",

@@ -12,11 +12,9 @@ ought to be freed: those are policies handed in.
 
 from __future__ import annotations
 
-import mmap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +23,12 @@ from lifl.errors import AlreadyTaken, ConfigError, Fenced, PoolFull, StaleObject
 from lifl.store.layout import (
     NOT_COVERED,
     READER_LANES,
-    RoleRow,
     SlotEntry,
     SlotKind,
     SlotRef,
     SlotState,
 )
-from lifl.store.memory import PoolMemory
+from lifl.store.table import PoolTable
 from lifl.wire import pages_of
 
 _FREE, _WRITING, _SEALED, _TAKEN, _RETIRED = (int(s) for s in SlotState)
@@ -55,18 +52,6 @@ class Seal:
     inputs: Sequence[SlotRef] = ()
 
 
-class PoolUsage(NamedTuple):
-    """How many slots are in which state, and the most that were ever in use at once."""
-
-    slots: int
-    free: int
-    writing: int
-    sealed: int
-    taken: int
-    retired: int
-    peak_in_use: int
-
-
 @dataclass(slots=True)
 class Recovery:
     """What became of a dead function's leases."""
@@ -76,7 +61,7 @@ class Recovery:
     fenced: list[SlotRef] = field(default_factory=list)
 
 
-class Pool(PoolMemory):
+class Pool(PoolTable):
     """A mapped pool. Safe for several threads; one object per process and pool."""
 
     # -- writers --------------------------------------------------------------
@@ -237,108 +222,7 @@ class Pool(PoolMemory):
             if not self._col["readers"][ref.slot]:
                 self._free(ref.slot)
 
-    def cover(self, slot: int) -> npt.NDArray[np.uint64]:
-        """Return a copy of the serials in an object: one for an update, many for a partial."""
-        if int(self._col["kind"][slot]) != SlotKind.PARTIAL:
-            return np.array([self._col["serial"][slot]], np.uint64)
-        count = int(self._col["cover_count"][slot])
-        return np.frombuffer(self.meta(slot), np.uint64, count).copy()
-
-    def punch(self) -> int:
-        """Give the pages of free slots back to the system; return how many bytes."""
-        given = 0
-        with self.lock:
-            warm = (self._col["state"] == _FREE) & (self._col["touched"] != 0)
-            for slot in np.flatnonzero(warm):
-                self._map.madvise(
-                    mmap.MADV_REMOVE, self.geometry.slot_offset(int(slot)), self.geometry.slot_bytes
-                )
-                self._col["touched"][slot] = 0
-                given += self.geometry.slot_bytes
-        return given
-
-    # -- the table ------------------------------------------------------------
-
-    def entry(self, slot: int) -> SlotEntry:
-        """Return a snapshot of one row."""
-        c = self._col
-        return SlotEntry(
-            SlotState(int(c["state"][slot])),
-            SlotKind(int(c["kind"][slot]) or SlotKind.UPDATE),
-            int(c["generation"][slot]),
-            int(c["owner"][slot]),
-            int(c["holder"][slot]),
-            int(c["assignment"][slot]),
-            int(c["base_version"][slot]),
-            int(c["cover_count"][slot]),
-            int(c["layout"][slot]),
-            int(c["pages"][slot]),
-            int(c["serial"][slot]),
-            float(c["weight"][slot]),
-            int(c["doc_start"][slot]),
-            int(c["doc_bytes"][slot]),
-            int(c["sealed_ns"][slot]),
-        )
-
-    def find(
-        self,
-        *,
-        state: SlotState | None = None,
-        kind: SlotKind | None = None,
-        assignment: int | None = None,
-        owner: int | None = None,
-        holder: int | None = None,
-    ) -> list[SlotRef]:
-        """Return the objects that match everything given, in slot order."""
-        c = self._col
-        mask = c["state"] != _FREE if state is None else c["state"] == int(state)
-        wanted = {"kind": kind, "assignment": assignment, "owner": owner, "holder": holder}
-        for name, value in wanted.items():
-            if value is not None:
-                mask &= c[name] == int(value)
-        return [SlotRef(int(s), int(c["generation"][s])) for s in np.flatnonzero(mask)]
-
-    def usage(self) -> PoolUsage:
-        """Return how many slots are in which state."""
-        counts = np.bincount(self._col["state"], minlength=len(SlotState))
-        free, writing, sealed, taken, retired = (int(n) for n in counts)
-        peak = int(self._header["peak"])
-        return PoolUsage(self.geometry.slots, free, writing, sealed, taken, retired, peak)
-
-    def reset_peak(self) -> None:
-        """Start measuring ``peak_in_use`` anew, from what is in use now."""
-        with self.lock:
-            self._header["peak"] = int(np.count_nonzero(self._col["state"] != _FREE))
-
-    @property
-    def reserved(self) -> int:
-        """How many slots ingest must leave for outputs."""
-        return int(self._header["reserved"])
-
-    @reserved.setter
-    def reserved(self, slots: int) -> None:
-        self._header["reserved"] = slots
-
-    def write_role(self, lane: int, row: RoleRow) -> None:
-        """Tell the function on ``lane`` its part (agent only)."""
-        with self.lock:
-            for name, value in row._asdict().items():
-                self._roles[name][lane] = value
-
-    def read_role(self, lane: int) -> RoleRow:
-        """Return the part of the function on ``lane``; assignment 0 means none."""
-        with self.lock:
-            row = self._roles[lane]
-            return RoleRow(
-                int(row["assignment"]),
-                int(row["epoch"]),
-                int(row["goal"]),
-                int(row["timing"]),
-                bool(row["final"]),
-                int(row["lo"]),
-                int(row["hi"]),
-                bool(row["parent_remote"]),
-            )
+    # -- the dead -------------------------------------------------------------
 
     def recover(self, endpoint: int, lane: int | None = None, *, alive: bool = False) -> Recovery:
         """Take a function's leases back; agent only.

@@ -150,20 +150,39 @@ def test_the_next_assignment_ends_the_last_and_reuses_its_aggregators() -> None:
     assert actions[2].plan.epoch == 1
 
 
-def test_a_lost_node_makes_a_new_plan_for_the_same_assignment() -> None:
-    two = (NODE, NodeView("node-1", "f1", frozenset({"j"})))
+def test_a_lost_node_makes_a_new_plan_that_keeps_the_other_nodes() -> None:
+    three = (NODE, *(NodeView(f"node-{i}", "f", frozenset({"j"})) for i in (1, 2)))
     small = replace(POLICIES, capacity=2.0)
+    six = replace(JOB, selected=tuple(f"c{i}" for i in range(6)), expected=6)
+    plan = make_plan(six, [], three, [], previous=None, policies=small)
+    assert plan.nodes == ("node-0", "node-1", "node-2")
+    job = replace(six, phase="open", plan=plan)
+    running = started(plan)
     memory = Memory()
-    actions = decide(seen(JOB, nodes=two), memory, small)
-    (put,) = (a for a in actions if isinstance(a, PutPlan))
-    assert put.plan.nodes == ("node-0", "node-1")
-    job = replace(JOB, phase="open", plan=put.plan)
-    running = started(put.plan)
-    actions = decide(seen(job, nodes=two[:1], running=running, now=2.0), memory, small)
-    (again,) = (a for a in actions if isinstance(a, PutPlan))
-    assert again.plan.nodes == ("node-0",)
-    assert again.plan.epoch == put.plan.epoch + 1
-    assert set(again.plan.clients.values()) == {"node-0"}
+
+    def put(now: float) -> list[Plan]:
+        actions = decide(seen(job, nodes=three[:2], running=running, now=now), memory, small)
+        return [a.plan for a in actions if isinstance(a, PutPlan)]
+
+    assert put(0.0) == []
+    assert put(2.9) == [], "a restarted coordinator needs a moment to hear of its nodes"
+    (again,) = put(3.0)
+    assert again.epoch == plan.epoch + 1
+    assert again.nodes == ("node-0", "node-1")
+    stayed = {c: n for c, n in plan.clients.items() if n != "node-2"}
+    assert again.clients.items() >= stayed.items()
+    assert set(again.clients) == set(plan.clients)
+    assert sum(r.goal for node in again.nodes for r in again.entry(node)) == 6
+
+
+def test_a_node_that_comes_back_in_time_was_not_lost() -> None:
+    job, memory = opened()
+    assert job.plan is not None
+    running = started(job.plan)
+    other = NodeView("node-1", "f1", frozenset({"j"}))
+    for now, nodes in ((0.0, (other,)), (2.0, (NODE, other)), (4.0, (other,)), (6.0, (other,))):
+        actions = decide(seen(job, nodes=nodes, running=running, now=now), memory, POLICIES)
+        assert not any(isinstance(a, PutPlan) for a in actions)
 
 
 def test_a_node_whose_agent_restarts_is_not_lost() -> None:
