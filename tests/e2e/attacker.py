@@ -16,7 +16,8 @@ import sys
 import urllib.error
 import urllib.request
 
-PTRACE_ATTACH, PTRACE_DETACH, PTRACE_SEIZE = 16, 17, 0x4206
+PTRACE_ATTACH, PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 16, 17, 0x4206, 0x4207
+WALL = 0x40000000
 SYS_PIDFD_GETFD = 438  # the same on every architecture
 LIBC = ctypes.CDLL(None, use_errno=True)
 DESCRIPTOR = struct.Struct("<BBHIII")
@@ -62,9 +63,10 @@ def get_fd(pid, fd):
 
 def trace(pid, how):
     call(LIBC.ptrace, how, pid, 0, 0)
-    if how == PTRACE_ATTACH:
-        os.waitpid(pid, 0)
-    LIBC.ptrace(PTRACE_DETACH, pid, 0, 0)
+    if how == PTRACE_SEIZE:
+        call(LIBC.ptrace, PTRACE_INTERRUPT, pid, 0, 0)
+    os.waitpid(pid, WALL)
+    call(LIBC.ptrace, PTRACE_DETACH, pid, 0, 0)
 
 
 def memory(pid, move):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -55,16 +56,19 @@ DENSE = 960
 
 
 def free_port() -> int:
-    """Return a port that is free, like the nine after it and the one a hundred above."""
+    """Return a port that is free, like the nine after it and the one a hundred above.
+
+    It is below those that the kernel gives to clients, so that none of them takes it meanwhile.
+    """
     for _ in range(100):
+        port = random.randrange(10_000, 32_000)
         with contextlib.ExitStack() as held:
-            first = held.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
             try:
-                for other in (*range(port + 1, port + 10), port + 100):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", other))
-            except (OSError, OverflowError):
+                for other in (*range(port, port + 10), port + 100):
+                    sock = held.enter_context(socket.socket())
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    sock.bind(("127.0.0.1", other))
+            except OSError:
                 continue
             return port
     raise AssertionError("no free ports")

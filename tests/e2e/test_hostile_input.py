@@ -216,10 +216,16 @@ DOCUMENTS: dict[str, tuple[Callable[[Arrays], bytes], int, str, str]] = {
     "an entry of nothing": (replaced({"mark": {}}), 422, "malformed-header", "mark"),
     "an entry too much": (edited(extra=1), 422, "malformed-header", "mark"),
     "metadata that is none": (
-        replaced({"__metadata__": 7, "mark": ENTRY}), 422, "malformed-header", "__metadata__"
+        replaced({"__metadata__": 7, "mark": ENTRY}),
+        422,
+        "malformed-header",
+        "__metadata__",
     ),
     "a name that is no Unicode": (
-        replaced(b'{"\\ud800":' + json.dumps(ENTRY).encode() + b"}"), 422, "malformed-header", ""
+        replaced(b'{"\\ud800":' + json.dumps(ENTRY).encode() + b"}"),
+        422,
+        "malformed-header",
+        "",
     ),
     "a name twice": (twice, 422, "duplicate-name", "w"),
     "overlapping tensors": (edited(data_offsets=[4, 260]), 422, "bad-offsets", ""),
@@ -241,9 +247,7 @@ DOCUMENTS: dict[str, tuple[Callable[[Arrays], bytes], int, str, str]] = {
     "a tensor too few": (without("w"), 422, "missing-tensor", "w"),
     "no integers": (without("steps"), 422, "missing-tensor", "steps"),
     "a tensor too many": (with_more(x=np.ones(3, np.float32)), 422, "unknown-tensor", "x"),
-    "short integers": (
-        with_more(steps=np.zeros(1, np.int32)), 422, "wrong-dtype", "steps"
-    ),
+    "short integers": (with_more(steps=np.zeros(1, np.int32)), 422, "wrong-dtype", "steps"),
     "a longer tensor": (with_more(mark=np.zeros(65, np.float32)), 422, "wrong-shape", "mark"),
 }
 
