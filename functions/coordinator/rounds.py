@@ -1,6 +1,6 @@
 """The round machine: one job's rounds, decided from events.
 
-    planning → open → closing → committing → planning of the next round → … → done
+    planning → open ⇄ closing → committing → planning of the next round → … → done
         ↑________|________|  too few updates: a new attempt under a new assignment
 
 Why pure: every way a round can go wrong can be tried in microseconds. A method
@@ -145,13 +145,7 @@ class RoundMachine:
                 return Effects()
             raise Refused(409, "stale-plan", f"epoch {record.plan['epoch']} is already in force")
         if record.phase is Phase.PLANNING:
-            limit = self.rules.deadline
-            record = replace(
-                record,
-                phase=Phase.OPEN,
-                opened=now,
-                deadline=None if limit is None else now + limit,
-            )
+            record = replace(record, phase=Phase.OPEN, opened=now, deadline=self._deadline(now))
         self.record = replace(record, plan=dict(plan))
         return Effects(Change(round=self.record), Notice.NOW)
 
@@ -169,14 +163,18 @@ class RoundMachine:
     def lose(self, gone: list[Claim], now: float, effects: Effects) -> None:
         """Accepted updates have lost their data: their clients are asked again.
 
-        A closed round goes on with what is left, if that is enough.
+        A closed round goes on with what is left, if that is enough; else it opens
+        again, for those that are lost. What is accepted stays accepted.
         """
         if not gone:
             return
         effects.change.claims += gone
         effects.notice = Notice.NOW
         if self.record.phase is Phase.CLOSING and self.book.accepted < self._minimum():
-            self._retry(now, effects)
+            self.record = replace(
+                self.record, phase=Phase.OPEN, deadline=self._deadline(now), closed=None
+            )
+            effects.change.round = self.record
 
     def forget_held(self) -> None:
         """The coordinator's leases were taken back: its partials will come again."""
@@ -230,6 +228,9 @@ class RoundMachine:
 
     def _minimum(self) -> int:
         return min(self.rules.selection.minimum, self.record.goal)
+
+    def _deadline(self, opened: float) -> float | None:
+        return None if self.rules.deadline is None else opened + self.rules.deadline
 
     def _close(self, now: float, effects: Effects) -> None:
         self.record = replace(self.record, phase=Phase.CLOSING, closed=now)

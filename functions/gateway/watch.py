@@ -58,6 +58,7 @@ class Watch:
         self._met: dict[str, set[str]] = {}
         self._new: dict[str, set[str]] = {}
         self._hurry = Event()
+        self._news = Event()
 
     @property
     def fresh(self) -> bool:
@@ -77,6 +78,16 @@ class Watch:
         if job not in self.views and not self._answered:
             raise Unavailable("the coordinator does not answer yet", retry_after=1.0)
         return self.views[job]
+
+    def expect(self, job: str, seconds: float) -> None:
+        """Return once there is a view of ``job``, at the latest after ``seconds``.
+
+        So that who has just submitted a job finds it here.
+        """
+        with gevent.Timeout(seconds, False):
+            while job not in self.views:
+                self._news.clear()
+                self._news.wait()
 
     def met(self, job: str, client: str) -> None:
         """Note that a client asked for work; the coordinator hears of new ones at once."""
@@ -124,6 +135,7 @@ class Watch:
         self._jobs(going)
         for view in changed:
             self._changed(view)
+        self._news.set()
 
     def _beat(self) -> None:
         path = f"/internal/v1/nodes/{quote(self._node)}"

@@ -37,6 +37,7 @@ log = logging.getLogger("lifl.gateway")
 BODY = "lifl.body"  # environ: the request's RequestBody
 YIELD = "lifl.yield"  # environ: a context in which a poll lets other requests run
 PROXY_PIECE = 256 << 10
+EXPECT_SECONDS = 5.0
 MAX_NUMBER = 1 << 32
 _FORWARDED = ("Authorization", "Content-Type", "Content-Digest", "Accept", "Idempotency-Key")
 
@@ -59,7 +60,7 @@ def create_app(gateway: Gateway) -> Flask:
         ("/internal/v1/transfers/<job>/<assignment>/<serial>", ["PUT"], web.transfer),
         ("/v1/jobs", ["GET", "POST"], web.proxy),
         (job, ["GET"], web.proxy),
-        (f"{job}/model", ["PUT"], web.proxy),
+        (f"{job}/model", ["PUT"], web.put_model),
         (f"{job}/stop", ["POST"], web.proxy),
         (f"{job}/history", ["GET"], web.proxy),
         (f"{job}/evaluations", ["POST"], web.proxy),
@@ -213,7 +214,14 @@ class _Web:
         self._gateway.metrics.transfers.inc()
         return jsonify(ok=True)
 
-    def proxy(self, **_: str) -> ResponseReturnValue:
+    def put_model(self, job: str) -> ResponseReturnValue:
+        """Hand a job's initial model on; answered when clients find the job here."""
+        response = self.proxy()
+        if response.status_code < 300:
+            self._gateway.watch.expect(job, EXPECT_SECONDS)
+        return response
+
+    def proxy(self, **_: str) -> Response:
         """Hand a management request to the coordinator, which decides who may make it."""
         body: RequestBody = request.environ[BODY]
         headers = {k: request.headers[k] for k in _FORWARDED if k in request.headers}

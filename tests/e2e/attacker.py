@@ -50,7 +50,7 @@ def open_and_close(path, flags=os.O_RDONLY):
 
 
 def open_fd(pid, fd):
-    open_and_close("/proc/%d/fd/%d" % (pid, fd), os.O_RDWR)
+    open_and_close(f"/proc/{pid}/fd/{fd}", os.O_RDWR)
 
 
 def get_fd(pid, fd):
@@ -84,12 +84,12 @@ def processes(request):
     for victim in request["victims"]:
         pid, fd = victim["pid"], victim["fd"]
         found[victim["name"]] = {
-            "list fds": met(os.listdir, "/proc/%d/fd" % pid),
+            "list fds": met(os.listdir, f"/proc/{pid}/fd"),
             "open fd": met(open_fd, pid, fd),
             "pidfd_getfd": met(get_fd, pid, fd),
-            "mem": met(open_and_close, "/proc/%d/mem" % pid, os.O_RDWR),
-            "map_files": met(os.listdir, "/proc/%d/map_files" % pid),
-            "environ": met(open_and_close, "/proc/%d/environ" % pid),
+            "mem": met(open_and_close, f"/proc/{pid}/mem", os.O_RDWR),
+            "map_files": met(os.listdir, f"/proc/{pid}/map_files"),
+            "environ": met(open_and_close, f"/proc/{pid}/environ"),
             "attach": met(trace, pid, PTRACE_ATTACH),
             "seize": met(trace, pid, PTRACE_SEIZE),
             "vm_readv": met(memory, pid, LIBC.process_vm_readv),
@@ -219,7 +219,7 @@ def relay(tx, sequence, raw):
     tx.send(struct.pack("<I", sequence) + raw)
     answered, reason = struct.unpack("<II", tx.recv(8))
     assert answered == sequence
-    return "verdict %d" % reason if reason else "ok"
+    return f"verdict {reason}" if reason else "ok"
 
 
 def arrived(request):
@@ -241,7 +241,7 @@ def pool(request):
     fd = MEMBERS[-1].fds[0]
     size = os.fstat(fd).st_size
     return {
-        "name": os.readlink("/proc/self/fd/%d" % fd),
+        "name": os.readlink(f"/proc/self/fd/{fd}"),
         "shrink": met(os.ftruncate, fd, size // 2),
         "grow": met(os.ftruncate, fd, size * 2),
         "unseal": met(seal_more, fd),

@@ -193,14 +193,20 @@ def test_a_closing_round_goes_on_with_what_is_left(scene):
     s.commit()
 
 
-def test_a_closing_round_with_too_little_left_is_tried_again(scene):
+def test_a_closing_round_with_too_little_left_asks_only_the_lost_again(scene):
     s = scene()
-    s.post("c0")
+    kept = s.post("c0")
     s.post("c1", node="node-1")
     s.post("c2", node="node-1")
+    s.tick(50)
     s.lose("node-1")
-    assert (s.phase, s.rounds.record.attempt) == (Phase.PLANNING, 2)
-    assert s.rounds.lost() == ["c0", "c1", "c2"]
+    assert (s.phase, s.rounds.record.attempt) == (Phase.OPEN, 1)
+    assert s.rounds.due() == s.now + 60
+    assert s.rounds.lost() == ["c1", "c2"]
+    again = [s.post("c1"), s.post("c2")]
+    assert s.phase is Phase.CLOSING
+    s.partial(kept, *again)
+    s.commit()
 
 
 def test_an_inventory_opens_what_is_missing_and_accepts_what_is_there(scene):
