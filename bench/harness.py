@@ -159,6 +159,7 @@ class Job:
     def ready(self, after: int = 0) -> dict[str, Any]:
         """Wait until a round later than ``after`` is open for everybody; return its answer."""
         answers = [self._current(client, after) for client in self.clients]
+        self.wait_for_version(answers[0]["version"])
         return answers[0]
 
     def _current(self, client: str, after: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ only, and every message says what was wrong, where, and what to do.
         ├── StaleObject               the slot has moved on: not sealed, or another generation
         ├── AlreadyTaken              somebody else took the object
         ├── Fenced                    this process lost its lease; what it holds is void
+        ├── PoolDamaged               the slot table holds what no honest function writes
         ├── UpdateError(status, ...)  a client's update is unusable: says what and where
         ├── ConfigError               a job file, setting or plan is wrong
         └── RegistrationError         the agent refused this function
@@ -81,6 +82,10 @@ class AlreadyTaken(PermanentError):
 
 class Fenced(PermanentError):
     """The caller lost its lease; what it holds is void."""
+
+
+class PoolDamaged(PermanentError):
+    """A slot table holds what no honest function writes; the pool is lost, its job's others not."""
 
 
 class UpdateError(PermanentError):

@@ -21,7 +21,7 @@ from ebpf.agent.node import Node
 from ebpf.agent.peers import Process
 from ebpf.agent.registry import Endpoint, endpoint_from_json
 from lifl.dataplane import framing
-from lifl.errors import ConfigError, PoolBusy, RegistrationError, Unavailable
+from lifl.errors import ConfigError, PoolBusy, PoolDamaged, RegistrationError, Unavailable
 from lifl.naming import check_name
 from lifl.store import Pool
 from lifl.wire import Kind
@@ -135,7 +135,12 @@ class Membership:
         if not fds or not endpoint.domain.recognise(fds[0]):
             framing.close_all(fds)
             raise RefusedError("fenced", "this is not the pool of the job; register anew")
-        self._take_pool(endpoint.domain, fds[0])
+        try:
+            self._take_pool(endpoint.domain, fds[0])
+        except ConfigError as e:
+            framing.close_all(fds)
+            self.give_up(endpoint)
+            raise RefusedError("fenced", f"{e}; register anew") from e
         if endpoint.number in self._node.plugged:
             framing.close_all(fds[1:])
         else:
@@ -224,7 +229,11 @@ class Membership:
         """
         domain = endpoint.domain
         gone = endpoint.gone
-        if not self.recover(domain, endpoint.number, endpoint.lane if gone else None, not gone):
+        try:
+            if not self.recover(domain, endpoint.number, endpoint.lane if gone else None, not gone):
+                return
+        except PoolDamaged as e:
+            self.condemn(domain, e)
             return
         if gone:
             self._edge.unwatch(endpoint)
@@ -233,7 +242,13 @@ class Membership:
             self._node.save()
 
     def recover(self, domain: Domain, number: int, lane: int | None, alive: bool) -> bool:
-        """Take leases back and send the inputs on; False if the pool cannot be had now."""
+        """Take leases back and send the inputs on; False if the pool cannot be had now.
+
+        Raises
+        ------
+        PoolDamaged
+            if its table makes no sense.
+        """
         if domain.pool is None:
             return False
         try:
@@ -253,6 +268,21 @@ class Membership:
             )
         self._node.dispatch(domain, recovery.redispatch)
         return True
+
+    def condemn(self, domain: Domain, why: PoolDamaged) -> None:
+        """Give up a pool that one of its own functions ruined; the sweeper makes another.
+
+        Its functions have to register anew, and the job's clients are asked again.
+        """
+        if domain.pool is None:
+            return
+        log.error("job %s: its pool is damaged and given up: %s", domain.name, why)
+        self._node.events["damages"] += 1
+        domain.pool.close()
+        domain.pool = None
+        domain.prefault = 0  # whoever does it again must not keep the agent busy with it
+        for endpoint in self._node.registry.live(domain):
+            self.give_up(endpoint)
 
     def fence(self, name: str) -> int:
         """Give up every registration of a function instance; return how many."""

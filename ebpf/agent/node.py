@@ -23,7 +23,7 @@ from ebpf.agent.registry import Endpoint, Registry
 from ebpf.agent.settings import AgentSettings
 from ebpf.agent.settle import Dispatcher, Item, Send
 from lifl.dataplane.api import Switch
-from lifl.errors import ConfigError, NotDelivered, PoolBusy
+from lifl.errors import ConfigError, NotDelivered, PoolBusy, PoolDamaged
 from lifl.naming import check_name
 from lifl.store import PoolGeometry, SlotKind, SlotRef
 from lifl.topology import Plan
@@ -195,7 +195,10 @@ class Node:
         for ref in refs:
             if not 0 <= ref.slot < domain.geometry.slots:
                 continue
-            item = Item(ref, domain.pool.entry(ref.slot))
+            try:
+                item = Item(ref, domain.pool.entry(ref.slot))
+            except PoolDamaged:
+                return  # the sweeper sees to it
             view = self.view(domain, item.entry.assignment)
             if view is None or item.entry.kind is SlotKind.MODEL:
                 continue

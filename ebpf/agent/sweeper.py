@@ -20,7 +20,7 @@ from ebpf.agent.domains import Domain
 from ebpf.agent.membership import Membership
 from ebpf.agent.node import Node
 from ebpf.agent.settle import Item, quiescent, under_pressure
-from lifl.errors import PoolBusy, StaleObject
+from lifl.errors import PoolBusy, PoolDamaged, StaleObject
 from lifl.store import Pool, SlotKind, SlotState
 from lifl.wire import Kind
 
@@ -58,6 +58,8 @@ class Sweeper:
                 self._sweep(domain, now)
             except PoolBusy as e:
                 log.warning("job %s: %s", domain.name, e)
+            except PoolDamaged as e:
+                self._membership.condemn(domain, e)
 
     def _time_out_lost(self, now: float) -> None:
         for endpoint in self._node.registry.live():

@@ -217,7 +217,7 @@ class Attachments:
             registration = Registration.open(
                 self._agent_socket, kind="gateway", name=self._name, domain=job
             )
-        except (RegistrationError, Unavailable, OSError) as e:
+        except (LiflError, OSError) as e:
             log.debug("job %s: not attached yet: %s", job, e)
             return None
         return Attachment(job, registration)
@@ -263,9 +263,8 @@ class Attachments:
 
     def _take_stock(self, attachment: Attachment) -> None:
         with attachment.gate.alone():
-            serials = attachment.inventory()
             try:
-                patiently(lambda: self._report(attachment.job, serials))
+                patiently(lambda: self._report(attachment.job, attachment.inventory()))
             except LiflError as e:
                 log.warning("job %s: inventory refused: %s", attachment.job, e)
 

@@ -63,6 +63,7 @@ class RequestBody:
         self._watcher: Any = None
         self._low_water = 1
         self._buffered = b""
+        self._superseded = False
         self.expects_continue = expects_continue
         self.received = 0
         reader = request.body.reader
@@ -119,7 +120,8 @@ class RequestBody:
         ClientGone
             if the client closed before the end of its body.
         Refused
-            408 if it is silent or slow for too long, 400 if its chunks are malformed.
+            408 if it is silent or slow for too long, 400 if its chunks are malformed,
+            409 if it was superseded.
         """
         filled = 0
         while filled < len(view):
@@ -128,6 +130,12 @@ class RequestBody:
                 break
             filled += count
         return filled
+
+    def supersede(self) -> None:
+        """Stop whoever reads this body: the client began anew on another connection."""
+        self._superseded = True
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
 
     def drain(self) -> None:
         """Read the rest of the body and forget it, a bounded amount for a bounded time.
@@ -152,7 +160,14 @@ class RequestBody:
     def _some(self, view: memoryview) -> int:
         if self._ended:
             return 0
-        count = self._some_plain(view) if self._plain else self._some_chunked(view)
+        try:
+            count = self._some_plain(view) if self._plain else self._some_chunked(view)
+        except ClientGone:
+            if self._superseded:
+                raise Refused(
+                    409, "superseded", "this client began another upload of its update"
+                ) from None
+            raise
         self.received += count
         return count
 

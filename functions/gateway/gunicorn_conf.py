@@ -9,6 +9,15 @@ event loop nobody asked for.
 from __future__ import annotations
 
 import os
+import socket
+from typing import Any
+
+RECEIVE_BUFFER = 4 << 20
+"""Bytes a client may send before it is read; the kernel's own limit may be lower.
+
+A new connection's window is small and grows as it is read, so without this the
+first megabytes of an update wait while its head is judged.
+"""
 
 wsgi_app = "functions.gateway.app:app"
 bind = f"{os.environ.get('LIFL_HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
@@ -21,3 +30,9 @@ control_socket_disable = True
 keepalive = 75
 timeout = 120
 graceful_timeout = 30
+
+
+def when_ready(server: Any) -> None:
+    """Let accepted connections inherit a large receive buffer."""
+    for listener in server.LISTENERS:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)

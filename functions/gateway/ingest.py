@@ -14,6 +14,7 @@ that it may be refused. It must not parse HTTP, and must not know rounds' rules.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -68,6 +69,7 @@ class Ingest:
         self._attachments = attachments
         self._node = node
         self._boot = boot
+        self._bodies: dict[tuple[str, str], RequestBody] = {}
 
     def take(self, view: JobView, number: int, head: UploadHead, body: RequestBody) -> Receipt:
         """Take one upload for round ``number``.
@@ -89,7 +91,7 @@ class Ingest:
             if granted.get("duplicate"):
                 with body:
                     return _same(granted, compare(body, limits, upload.hashes))
-        with attachment.use() as pool:
+        with self._newest(upload), attachment.use() as pool:
             try:
                 ref = pool.reserve(
                     SlotKind.UPDATE, attachment.endpoint, view.assignment, ingest=True
@@ -135,6 +137,20 @@ class Ingest:
 
         with upload.body:
             return receive(upload.body, slot, upload.limits, upload.hashes, stop_if_refused)
+
+    @contextlib.contextmanager
+    def _newest(self, upload: _Upload) -> Iterator[None]:
+        """End an earlier upload of the same client: one client holds one slot, not all."""
+        key = (upload.view.job, upload.head.client)
+        earlier = self._bodies.get(key)
+        if earlier is not None:
+            earlier.supersede()
+        self._bodies[key] = upload.body
+        try:
+            yield
+        finally:
+            if self._bodies.get(key) is upload.body:
+                del self._bodies[key]
 
     def _claim(self, upload: _Upload) -> Later[Granted]:
         """Ask the coordinator once whether the update may come."""

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import gevent
 
-from lifl.errors import Unavailable
+from lifl.errors import TemporaryError
 
 log = logging.getLogger("lifl.gateway")
 
@@ -58,11 +58,11 @@ def backoff() -> Iterator[float]:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Return ``call()``, again and again while it raises Unavailable."""
+    """Return ``call()``, again and again while it raises TemporaryError."""
     pauses = backoff()
     while True:
         try:
             return call()
-        except Unavailable as e:
+        except TemporaryError as e:
             log.warning("trying again: %s", e)
             gevent.sleep(next(pauses))

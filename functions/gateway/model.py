@@ -11,6 +11,7 @@ It must not know rounds, and must not keep a model that no view names.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -96,6 +97,8 @@ class ModelBody:
             except BlockingIOError:
                 wait_write(out, timeout=sock.gettimeout(), timeout_exc=TimeoutError())
                 continue
+            if not sent:  # what the table said of the object is not so
+                raise ConnectionAbortedError(errno.ECONNABORTED, "the model ends early")
             self._at += sent
             left -= sent
             gevent.sleep(0)

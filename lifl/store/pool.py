@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from lifl.errors import AlreadyTaken, ConfigError, Fenced, PoolFull, StaleObject
+from lifl.errors import AlreadyTaken, ConfigError, Fenced, PoolDamaged, PoolFull, StaleObject
 from lifl.store.layout import (
     NOT_COVERED,
     READER_LANES,
@@ -271,6 +271,8 @@ class Pool(PoolTable):
         output = int(col["covered_slot"][slot])
         if output == NOT_COVERED:
             return False
+        if not 0 <= output < self.geometry.slots:
+            raise PoolDamaged(f"slot {slot} of the table is covered by slot {output}")
         same = col["generation"][output] == col["covered_generation"][slot]
         return not (same and col["state"][output] == _WRITING)
 

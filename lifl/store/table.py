@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lifl.errors import PoolDamaged
 from lifl.store.layout import RoleRow, SlotEntry, SlotKind, SlotRef, SlotState
 from lifl.store.memory import PoolMemory
 
@@ -34,11 +35,16 @@ class PoolTable(PoolMemory):
     """A mapped pool and its table."""
 
     def entry(self, slot: int) -> SlotEntry:
-        """Return a snapshot of one row."""
+        """Return a snapshot of one row; raises PoolDamaged if it makes no sense."""
         c = self._col
+        try:
+            state = SlotState(int(c["state"][slot]))
+            kind = SlotKind(int(c["kind"][slot]) or SlotKind.UPDATE)
+        except ValueError as e:
+            raise PoolDamaged(f"slot {slot} of the table: {e}") from None
         return SlotEntry(
-            SlotState(int(c["state"][slot])),
-            SlotKind(int(c["kind"][slot]) or SlotKind.UPDATE),
+            state,
+            kind,
             int(c["generation"][slot]),
             int(c["owner"][slot]),
             int(c["holder"][slot]),
@@ -74,8 +80,10 @@ class PoolTable(PoolMemory):
 
     def usage(self) -> PoolUsage:
         """Return how many slots are in which state."""
-        counts = np.bincount(self._col["state"], minlength=len(SlotState))
-        free, writing, sealed, taken, retired = (int(n) for n in counts)
+        states = self._col["state"]
+        free, writing, sealed, taken, retired = (
+            int(np.count_nonzero(states == int(s))) for s in SlotState
+        )
         peak = int(self._header["peak"])
         return PoolUsage(self.geometry.slots, free, writing, sealed, taken, retired, peak)
 
@@ -115,10 +123,18 @@ class PoolTable(PoolMemory):
             )
 
     def cover(self, slot: int) -> npt.NDArray[np.uint64]:
-        """Return a copy of the serials in an object: one for an update, many for a partial."""
+        """Return a copy of the serials in an object: one for an update, many for a partial.
+
+        Raises
+        ------
+        PoolDamaged
+            if there are more than the object can hold.
+        """
         if int(self._col["kind"][slot]) != SlotKind.PARTIAL:
             return np.array([self._col["serial"][slot]], np.uint64)
         count = int(self._col["cover_count"][slot])
+        if count * 8 > self.geometry.meta_bytes:
+            raise PoolDamaged(f"slot {slot} of the table claims to cover {count} updates")
         return np.frombuffer(self.meta(slot), np.uint64, count).copy()
 
     def punch(self) -> int:

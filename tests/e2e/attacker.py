@@ -10,6 +10,7 @@ import ctypes
 import errno
 import json
 import os
+import pathlib
 import socket
 import struct
 import sys
@@ -241,7 +242,7 @@ def pool(request):
     fd = MEMBERS[-1].fds[0]
     size = os.fstat(fd).st_size
     return {
-        "name": os.readlink(f"/proc/self/fd/{fd}"),
+        "name": str(pathlib.Path(f"/proc/self/fd/{fd}").readlink()),
         "shrink": met(os.ftruncate, fd, size // 2),
         "grow": met(os.ftruncate, fd, size * 2),
         "unseal": met(seal_more, fd),

@@ -16,8 +16,8 @@ CLIENTS = 6
 class Rounds:
     """One job's rounds, a new one for each test; the first has no fault."""
 
-    def __init__(self, on: Platform, name: str, **options: Any) -> None:
-        self.job = on.submit(name, clients=CLIENTS, **options)
+    def __init__(self, on: Platform, name: str, clients: int = CLIENTS, **options: Any) -> None:
+        self.job = on.submit(name, clients=clients, **options)
         self._numbers = count(2)
         self.job.open_round()
         self.job.deliver_all(1)
@@ -28,8 +28,10 @@ class Rounds:
         number = next(self._numbers)
         self.job.open_round(number - 1)
         on, name = self.job.platform, self.job.name
-        roles = {r["name"] for r in self.job.plan()["roles"]}
-        wait_for(lambda: roles <= on.workers(name).keys(), "all aggregators to be there")
+        roles = self.job.plan()["roles"]
+        for node in {r["node"] for r in roles}:
+            here = {r["name"] for r in roles if r["node"] == node}
+            wait_for(lambda n=int(node[-1]), h=here: h <= on.workers(name, n).keys(), "the roles")
         return number
 
     def end(self, number: int) -> Arrays:
@@ -42,8 +44,13 @@ class Rounds:
         """Whether only the model is left in the pool once the next round is open."""
         if self.job.current()["round"] < following:
             return False
-        usage = self.job.platform.usage(self.job.name)
-        return (usage.sealed, usage.taken, usage.writing) == (1, 0, 0)
+        on = self.job.platform
+        for node in range(len(on.state["nodes"])):
+            usage = on.usage(self.job.name, node)
+            models = 1 if node == 0 else 0
+            if (usage.sealed, usage.taken, usage.writing) != (models, 0, 0):
+                return False
+        return True
 
 
 def same_bits(one: Arrays, other: Arrays) -> None:

@@ -1,4 +1,4 @@
-"""Gateway, coordinator, agent and controller killed in the middle of a round: the same mean.
+"""Gateway, coordinator and agent killed in the middle of a round: the same mean.
 
 They die at named steps (one process, its master starts another) and whole (its supervisor
 does). A client that got no answer posts again, as the SDK does; one that got its 202 does not,
@@ -139,38 +139,6 @@ def test_the_agent_and_a_leaf_that_holds_updates_die_together(
     for client in range(1, CLIENTS):
         job.deliver(client, number)
     rounds.end(number)
-
-
-@pytest.mark.parametrize("point", ["did-End", "did-Apply", "did-PutPlan", "did-Close", "did-Start"])
-def test_the_controller_dies_after_an_action(running: Platform, rounds: Rounds, point: str) -> None:
-    number = rounds.begin()
-    job = rounds.job
-    armed = running.arm(point)
-    job.deliver(0, number)
-    if point == "did-Start":
-        for name in leaves_of(job):
-            kill_tree(running.aggregators(job.name)[name])
-        gone(armed)
-    top = running.workers(job.name)[top_of(job)]
-    if point == "did-Close":
-        os.kill(top, signal.SIGSTOP)
-    for client in range(1, CLIENTS):
-        job.deliver(client, number)
-    if point == "did-Close":
-        gone(armed)
-        os.kill(top, signal.SIGCONT)
-    rounds.end(number)
-    gone(armed)  # what ends a round and plans the next comes after its model
-
-
-def test_the_controller_dies_while_it_makes_a_new_jobs_pool(running: Platform) -> None:
-    armed = running.arm("did-CreateDomain")
-    job = running.submit("newcomer", clients=2, rounds=1)
-    gone(armed)
-    job.open_round()
-    job.deliver_all(1)
-    job.check(1)
-    assert job.wait_over() == "done"
 
 
 def test_all_four_die_at_once(running: Platform, rounds: Rounds) -> None:

@@ -376,10 +376,16 @@ class TestOtherUsers:
         }
         with unharmed(scene, scene.beta), sacrifice(scene) as job, scene.attacker(job) as rogue:
             assert register(scene, rogue, job, "spy")["ok"]
+            before = scene.on.events()
             assert rogue.ask("scribble", **scribbles[how]) == "ok"
             with contextlib.suppress(Unavailable):
-                for client in range(CLIENTS):
-                    job.post(client, 1)
+                job.post(1, 1)
+            if how in ("ones", "lock"):  # it is noticed, and the job goes on in another pool
+                event = {"ones": "damages", "lock": "kills"}[how]
+                wait_for(lambda: scene.on.events().get(event, 0) > before.get(event, 0), event)
+                os.kill(rogue.pid, signal.SIGKILL)
+                job.deliver_all(1)
+                job.check(1)
 
 
 def register(scene: Scene, who: Attacker, job: Job, name: str) -> dict[str, Any]:
@@ -401,7 +407,8 @@ def sacrifice(scene: Scene) -> Iterator[Job]:
     job = scene.on.submit(f"rogue-{next(NUMBERS)}", clients=CLIENTS)
     begin(job)
     yield job
-    scene.on.access.client(job.name).json("POST", f"/v1/jobs/{job.name}/stop")
+    submitter = scene.on.access.client(job.name)
+    wait_for(lambda: submitter.json("POST", f"/v1/jobs/{job.name}/stop"), "it to stop")
 
 
 def descriptors(scene: Scene) -> list[Crafted]:

@@ -1,0 +1,174 @@
+"""Three nodes: one mean, each partial sum across once; a node is lost, or a transfer cut in two.
+
+Each node has room for four updates, so that twelve clients use all three: two leaves and a
+middle on each, the top on one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from lifl.platform import doctor
+
+from .kit import Job, Platform, platform, wait_for
+from .rounds import Rounds, gone, same_bits
+
+NODES = 3
+CLIENTS = 12
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Platform]:
+    with platform(
+        nodes=NODES,
+        dataplane=doctor.default_dataplane()[0],
+        LIFL_NODE_CAPACITY="4",
+        LIFL_NODE_TIMEOUT="1.5",
+    ) as up:
+        yield up
+
+
+@pytest.fixture(scope="module")
+def rounds(running: Platform) -> Rounds:
+    return Rounds(running, "nodes", clients=CLIENTS)
+
+
+def transfers(on: Platform) -> float:
+    """Return how many partial sums all gateways have received from other nodes."""
+    name = "lifl_gateway_transfers_total"
+    return sum(on.metric(on.gateway_url(node), name) for node in range(NODES))
+
+
+def clients_of(job: Job, node: str) -> list[int]:
+    """Return the clients that placement has mapped to a node."""
+    return sorted(int(c[1:]) for c, at in job.plan()["clients"].items() if at == node)
+
+
+def top_node(job: Job) -> str:
+    return next(r["node"] for r in job.plan()["roles"] if r["parent"] is None)
+
+
+def lesser(job: Job) -> int:
+    """Return the number of a node that is neither the coordinator's nor the top's."""
+    return next(n for n in (2, 1) if f"node-{n}" != top_node(job))
+
+
+def test_the_same_mean_as_one_node_and_each_partial_crosses_once(
+    running: Platform, rounds: Rounds
+) -> None:
+    before = transfers(running)
+    number = rounds.begin()
+    job = rounds.job
+    assert [len(clients_of(job, f"node-{n}")) for n in range(NODES)] == [4, 4, 4]
+    job.deliver_all(number)
+    model = rounds.end(number)
+    assert transfers(running) - before == NODES - 1
+    with platform(dataplane="socket") as single:
+        alone = single.submit("alone", clients=CLIENTS, rounds=1)
+        alone.open_round()
+        alone.deliver_all(1)
+        same_bits(model, alone.check(1))
+
+
+def test_any_gateway_takes_any_clients_update(running: Platform, rounds: Rounds) -> None:
+    number = rounds.begin()
+    for client in range(CLIENTS):
+        rounds.job.deliver(client, number, url=running.gateway_url(client % NODES))
+    rounds.end(number)
+
+
+@pytest.mark.parametrize("point", ["shipped", "transferred"])
+def test_a_gateway_dies_when_a_partial_has_arrived(
+    running: Platform, rounds: Rounds, point: str
+) -> None:
+    """The sender before it lets go of its copy, or the receiver before it tells anybody."""
+    number = rounds.begin()
+    armed = running.arm(point)
+    rounds.job.deliver_all(number)
+    gone(armed)
+    rounds.end(number)
+
+
+def test_a_gateway_dies_between_the_count_of_a_partial_and_its_seal(
+    running: Platform, rounds: Rounds
+) -> None:
+    """The one moment in which a partial is nowhere: its clients are asked again."""
+    number = rounds.begin()
+    job = rounds.job
+    armed = running.arm("arrived")
+    job.deliver_all(number)
+    gone(armed)
+    lost = wait_for(lambda: job.view()["lost"] or None, "its clients to be asked again")
+    assert len(lost) == 4
+    for client in lost:
+        job.deliver(int(client[1:]), number)
+    rounds.end(number)
+
+
+def test_a_lost_node_s_clients_are_asked_again(running: Platform, rounds: Rounds) -> None:
+    number = rounds.begin()
+    job = rounds.job
+    victim = lesser(job)
+    theirs = clients_of(job, f"node-{victim}")
+    for client in theirs:
+        job.deliver(client, number, url=running.gateway_url(victim))
+    with running.without(victim):
+        for client in theirs:
+            asked = job.current(client, after=number, wait=20)
+            assert (asked["round"], asked["your_update"]) == (number, "lost")
+        job.deliver_all(number)
+        job.check(number)
+        assert f"node-{victim}" not in running.nodes()
+    number = rounds.begin()
+    job.deliver_all(number)
+    rounds.end(number)
+
+
+def test_a_node_is_lost_with_its_partial_while_the_round_closes(
+    running: Platform, rounds: Rounds
+) -> None:
+    """Its gateway sleeps, so the node's partial does not leave before the node dies."""
+    number = rounds.begin()
+    job = rounds.job
+    victim = lesser(job)
+    theirs = clients_of(job, f"node-{victim}")
+    for client in theirs[:-1]:
+        job.deliver(client, number, url=running.gateway_url(victim))
+    top = running.process(f"gateway-{top_node(job)[-1]}")
+    receiver = psutil.Process(top.pid).children()[0]
+    others = sorted(set(range(CLIENTS)) - set(theirs))
+    for client in others:
+        job.deliver(client, number, url=job.current(client)["upload_url"])
+    receiver.suspend()
+    job.deliver(theirs[-1], number, url=running.gateway_url(victim))
+    with running.without(victim):
+        receiver.resume()
+        for client in theirs:
+            asked = job.current(client, after=number, wait=20)
+            assert (asked["round"], asked["your_update"]) == (number, "lost")
+        for client in theirs:
+            job.deliver(client, number)
+        job.check(number)
+    number = rounds.begin()
+    job.deliver_all(number)
+    rounds.end(number)
+
+
+def test_a_round_closes_with_what_a_lost_node_has_left(running: Platform) -> None:
+    job = running.submit("enough", clients=CLIENTS, rounds=1, minimum=CLIENTS - 4, deadline=8.0)
+    job.open_round()
+    victim = lesser(job)
+    theirs = clients_of(job, f"node-{victim}")
+    for client in theirs[:2]:
+        job.deliver(client, 1, url=running.gateway_url(victim))
+    wait_for(lambda: job.status()["accepted"] == 2 or None, "two updates")
+    left = sorted(set(range(CLIENTS)) - set(theirs))
+    with running.without(victim):
+        for client in left:
+            job.deliver(client, 1)
+        job.check(1, left)
+    assert job.wait_over() == "done"
+    assert [r["aggregated"] for r in job.history()] == [len(left)]
