@@ -133,7 +133,8 @@ def _transfers(api: Blueprint, coordinator: Coordinator) -> None:
     def transferred(serial: int) -> ResponseReturnValue:
         body = Body(request)
         job = coordinator.job(body.get("job", str))
-        job.transferred(body.get("assignment", int), serial, _place(body))
+        boot = body.get("boot", str, None)
+        job.transferred(body.get("assignment", int), serial, _place(body), boot)
         return {"ok": True}, 200
 
 

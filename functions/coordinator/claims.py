@@ -8,6 +8,7 @@ and none of it was counted before. It must not know phases, time or HTTP.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from functions.coordinator.records import Claim, ClaimState, Transfer
 
@@ -99,6 +100,23 @@ class ClaimBook:
         return self._lose(
             c for c in self.by_serial.values() if c.at == node and c.serial not in present
         )
+
+    def send_back(self, node: str, gone: Sequence[Claim]) -> list[Transfer]:
+        """Undo the arrival at ``node`` of updates that were lost there; return the transfers.
+
+        A sender keeps its copy until the receiver answers it, so it may bring them again.
+        """
+        lost = {c.serial for c in gone}
+        undone = [
+            replace(t, sealed=False)
+            for t in self.transfers.values()
+            if t.sealed and t.target == node and not lost.isdisjoint(t.cover)
+        ]
+        for transfer in undone:
+            self.transfers[transfer.serial] = transfer
+            for serial in lost.intersection(transfer.cover):
+                self.by_serial[serial].at = transfer.source
+        return undone
 
     def _lose(self, claims: Iterable[Claim]) -> list[Claim]:
         gone = [c for c in claims if c.state is ClaimState.SEALED and c.serial not in self.held]

@@ -1,7 +1,9 @@
 """What becomes of a round when a node, or a gateway's memory of it, is gone.
 
 Why: an acknowledged update may disappear with its node; then its client is
-asked again, never silently left out. It must not do I/O and must not read a clock.
+asked again, never silently left out, and whoever comes first counts: the client, or
+another node that still has the partial it sent. It must not do I/O and must not read
+a clock.
 """
 
 from __future__ import annotations
@@ -62,5 +64,7 @@ def _missing(rounds: RoundMachine, node: str, present: frozenset[int], now: floa
     for claim in cut_off:
         rounds.book.remove(claim)
         effects.change.dropped.append(claim.serial)
-    rounds.lose(rounds.book.lose_node(node, present), now, effects)
+    gone = rounds.book.lose_node(node, present)
+    effects.change.transfers += rounds.book.send_back(node, gone)
+    rounds.lose(gone, now, effects)
     return effects

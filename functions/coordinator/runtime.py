@@ -139,8 +139,7 @@ class Job:
         whose successor's inventory lacks the update, comes too late.
         """
         with self._lock:
-            if boot is not None and self._boots.get(place.node, boot) != boot:
-                raise Refused(409, "claim-gone", f"gateway {place.node} was restarted since")
+            self._check_boot(place.node, boot)
             self._apply(self._updates.sealed(serial, place, digest, self._clock()))
         crash.point("sealed")
 
@@ -156,9 +155,10 @@ class Job:
             self._apply(effects)
             return arrived
 
-    def transferred(self, assignment: int, serial: int, place: Place) -> None:
-        """Count a partial as being on the node it was sent to; raises Refused."""
+    def transferred(self, assignment: int, serial: int, place: Place, boot: str | None) -> None:
+        """Count a partial as being on the node it was sent to; ``boot`` and errors as above."""
         with self._lock, self._lossy():
+            self._check_boot(place.node, boot)
             self._apply(self._updates.transferred(assignment, serial, place, self._clock()))
 
     def partial(self, assignment: int, cover: Sequence[int]) -> bool:
@@ -271,6 +271,10 @@ class Job:
         self._revisions.bump()
 
     # -- inside ---------------------------------------------------------------
+
+    def _check_boot(self, node: str, boot: str | None) -> None:
+        if boot is not None and self._boots.get(node, boot) != boot:
+            raise Refused(409, "claim-gone", f"gateway {node} was restarted since")
 
     def _apply(self, effects: Effects) -> None:
         if effects.change:

@@ -162,7 +162,10 @@ class Updates:
         claim = self._rounds.book.by_serial.get(serial)
         if claim is None or claim.state is ClaimState.LOST:
             raise Refused(
-                409, "claim-gone", f"claim {serial} was replaced, lost, or of another attempt"
+                409,
+                "claim-gone",
+                f"claim {serial} no longer stands: the round is over or began anew, or the client "
+                "began another upload; poll again",
             )
         if claim.state is ClaimState.SEALED:
             if claim.digest is not None and place != (claim.node, claim.slot, claim.generation):

@@ -2,7 +2,7 @@
 
 Why: gunicorn's own reader hands out ``bytes``, one more copy of every update.
 A body of known length is received straight into a memoryview with
-``recv_into``; only what came in the same packet as the headers is copied. The
+``readv``; only what came in the same packet as the headers is copied. The
 reader's own count is kept right, so that the connection can serve the next
 request. A chunked body is decoded by gunicorn, piece by piece.
 
@@ -20,7 +20,6 @@ import termios
 import time
 from typing import Any
 
-import gevent
 from gevent import Timeout, get_hub
 from gevent.socket import socket as GeventSocket
 from gevent.socket import wait as wait_event
@@ -28,6 +27,7 @@ from gunicorn.http.body import ChunkedReader, LengthReader
 from gunicorn.http.errors import NoMoreData, ParseException
 
 from functions.gateway.problems import ClientGone, Refused
+from functions.gateway.turns import PATIENCE, Turns
 from lifl.errors import LiflError
 
 READ = 1
@@ -43,13 +43,15 @@ class RequestBody:
 
     ``length`` is what Content-Length says, ``None`` if there is none;
     ``received`` counts the bytes read so far. Use as a context manager while
-    reading: it tells a client that asked to go on, and leaves the socket as it was.
+    reading: it tells a client that asked to go on, takes turns with other uploads
+    (see ``turns``), and leaves the socket as it was.
     """
 
     def __init__(
         self,
         sock: GeventSocket,
         request: Any,
+        turns: Turns,
         *,
         idle: float,
         rate: float,
@@ -60,6 +62,7 @@ class RequestBody:
         self._idle = idle
         self._rate = rate
         self._waited = 0.0
+        self._turn = turns.join()
         self._watcher: Any = None
         self._low_water = 1
         self._buffered = b""
@@ -84,6 +87,7 @@ class RequestBody:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._turn.give()
         if self._watcher is not None:
             self._watcher.stop()
             self._watcher.close()
@@ -102,15 +106,9 @@ class RequestBody:
             if len(held) > len(self._buffered):  # the next, pipelined request
                 self._reader.unreader.unread(held[len(self._buffered) :])
 
-    @staticmethod
-    def breathe() -> None:
-        """Let everything else that is ready run; call it after each piece.
-
-        Uploads so take turns piece by piece. Serving the one with least left
-        first was tried and brought nothing: the senders, not this process, are
-        what several uploads wait for.
-        """
-        gevent.sleep(0)
+    def breathe(self) -> None:
+        """Let everything else that is ready run; call it after each piece."""
+        self._turn.breathe()
 
     def fill(self, view: memoryview) -> int:
         """Read until ``view`` is full or the body ends; return the number of bytes read.
@@ -187,6 +185,7 @@ class RequestBody:
 
     def _receive(self, view: memoryview) -> int:
         while True:
+            self._turn.take(self._reader.length)
             try:
                 count = os.readv(self._sock.fileno(), [view])
             except BlockingIOError:
@@ -206,6 +205,9 @@ class RequestBody:
         if self._watcher is None:
             self._watcher = get_hub().loop.io(self._sock.fileno(), READ)
         began = time.monotonic()
+        if self._turn.streams and self._comes_soon():
+            return
+        self._turn.give()
         try:
             wait_event(self._watcher, timeout=self._idle, timeout_exc=TimeoutError())
         except TimeoutError:
@@ -213,6 +215,14 @@ class RequestBody:
         self._waited += time.monotonic() - began
         if self.received < self._rate * (self._waited - self._idle):
             raise self._too_slow()
+
+    def _comes_soon(self) -> bool:
+        """Wait for data as long as an upload that streams may keep its turn."""
+        try:
+            wait_event(self._watcher, timeout=PATIENCE, timeout_exc=TimeoutError())
+        except TimeoutError:
+            return False
+        return True
 
     def _some_wait(self) -> bool:
         """Whether data wait on the socket, though less than was wanted."""

@@ -22,6 +22,7 @@ from functions.gateway.model import Models
 from functions.gateway.polls import Polls
 from functions.gateway.settings import GatewaySettings
 from functions.gateway.transfers import Transfers
+from functions.gateway.turns import Turns
 from functions.gateway.views import JobView
 from functions.gateway.watch import Watch
 from lifl.auth import mint_platform_token
@@ -72,6 +73,7 @@ class Gateway:
         )
         self.front = HttpClient(function.coordinator_url, timeout=FRONT_TIMEOUT)
         self.polls = Polls()
+        self._turns = Turns()
         self.metrics = Metrics(lambda: self.polls.parked)
         self.attachments = Attachments(  # the lambdas speak of parts made below
             function.agent_socket,
@@ -95,6 +97,7 @@ class Gateway:
             self.coordinator,
             self.attachments,
             self.node,
+            self._boot,
             view=self.watch.view,
             gateway=self._other,
         )
@@ -127,6 +130,7 @@ class Gateway:
         return RequestBody(
             sock,
             request,
+            self._turns,
             idle=self.settings.body_idle,
             rate=self.settings.body_rate,
             expects_continue=expects_continue,

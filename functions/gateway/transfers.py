@@ -4,7 +4,8 @@ Why: a partial whose parent is on another node is handed to this gateway like
 any object; it takes it, streams it out of shared memory to that node's gateway,
 and frees it when that one has sealed it. Updates that landed where the plan has
 no aggregator go the same way. Sending again is safe: the coordinator knows each
-transfer by its serial, and the lease on the object ends only with an answer.
+transfer by its serial, and the lease on the object ends only with an answer of the
+receiver, who alone knows that it has it.
 
 On the wire: ``PUT /internal/v1/transfers/{job}/{assignment}/{serial}`` with the
 platform's token and the headers of :class:`TransferHead`; the body is the cover,
@@ -120,6 +121,7 @@ class Transfers:
         coordinator: HttpClient,
         attachments: Attachments,
         node: str,
+        boot: str,
         *,
         view: Callable[[str], JobView],
         gateway: Callable[[str], HttpClient],
@@ -127,6 +129,7 @@ class Transfers:
         self._coordinator = coordinator
         self._attachments = attachments
         self._node = node
+        self._boot = boot
         self._view = view
         self._gateway = gateway
 
@@ -206,9 +209,7 @@ class Transfers:
             "cover": [int(s) for s in cover],
             "weight": entry.weight,
         }
-        answer = self._coordinator.json("POST", "/internal/v1/transfers", claim)
-        if (answer or {}).get("duplicate"):
-            return True
+        self._coordinator.json("POST", "/internal/v1/transfers", claim)
         head = TransferHead(
             self._node,
             entry.kind,
@@ -276,6 +277,7 @@ class Transfers:
             "node": self._node,
             "slot": ref.slot,
             "generation": ref.generation,
+            "boot": self._boot,
         }
         path = f"/internal/v1/transfers/{seal.serial}/sealed"
         with attachment.gate.shared():
@@ -287,7 +289,11 @@ class Transfers:
                 attachment.pool.drop(ref, attachment.endpoint)  # it had arrived before
                 return
             crash.point("arrived")
-            attachment.pool.seal(ref, attachment.endpoint, seal)
+            try:
+                attachment.pool.seal(ref, attachment.endpoint, seal)
+            except Fenced:
+                self._attachments.recheck(attachment.job)
+                raise Unavailable("this node lost the object; send it again") from None
         crash.point("transferred")
         attachment.registration.dispatch(ref)
 

@@ -387,6 +387,21 @@ class TestOtherUsers:
                 job.deliver_all(1)
                 job.check(1)
 
+    def test_a_ruined_pool_does_not_stop_the_next_agent(self, scene: Scene) -> None:
+        """The agent dies; the functions bring its successor their pools, and one is of no use."""
+        with sacrifice(scene) as job, scene.attacker(job) as rogue:
+            number = begin(scene.beta)
+            assert register(scene, rogue, job, "spy")["ok"]
+            rogue.ask("scribble", how="write", byte=255, at=0, length=4096)
+            scene.on.back(scene.on.kill("agent-0"), "agent-0")
+            scene.beta.deliver_all(number)
+            scene.beta.check(number)
+            successor = scene.on.process("agent-0")
+            os.kill(rogue.pid, signal.SIGKILL)
+            job.deliver_all(1)  # in a pool that the successor made
+            job.check(1)
+            assert scene.on.process("agent-0") == successor
+
 
 def register(scene: Scene, who: Attacker, job: Job, name: str) -> dict[str, Any]:
     """Register an attacker in its own job, which is its right."""

@@ -256,6 +256,33 @@ def test_a_transfer_moves_updates_to_the_other_node(scene):
     assert s.rounds.lost() == ["c0", "c1"]
 
 
+def test_what_a_dead_gateway_did_not_seal_may_come_again_from_its_sender(scene):
+    s = scene()
+    a, b = s.post("c0", node="node-1"), s.post("c1", node="node-1")
+    s.transfer(a, a, b)
+    s.transferred(a)
+    s.inventory("node-0")
+    assert s.rounds.lost() == ["c0", "c1"]
+    s.restart()
+    assert not s.transfer(a, a, b)
+    assert s.rounds.lost() == []
+    s.transferred(a, slot=8)
+    s.lose("node-1")
+    assert s.partial(a, b)
+
+
+def test_what_comes_again_from_its_sender_is_too_late_after_its_client(scene):
+    s = scene()
+    a, b = s.post("c0", node="node-1"), s.post("c1", node="node-1")
+    s.transfer(a, a, b)
+    s.transferred(a)
+    s.inventory("node-0")
+    again = s.post("c0")
+    refused("cover-refused", s.transfer, a, a, b)
+    assert s.rounds.lost() == ["c1"]
+    assert s.partial(again)
+
+
 def test_a_transfer_that_began_before_its_node_was_lost_is_refused_at_its_end(scene):
     s = scene()
     a = s.post("c0", node="node-1")
@@ -337,8 +364,9 @@ class AnyOrder(RuleBasedStateMachine):
             taken, self.objects[node] = parts[:count], parts[count:]
             self.objects[node].append(tuple(s for p in taken for s in p))
 
-    @rule(source=st.sampled_from(NODES[1:]), again=st.booleans())
-    def ship(self, source, again):
+    @rule(source=st.sampled_from(NODES[1:]), again=st.booleans(), cut=st.booleans())
+    def ship(self, source, again, cut):
+        """Send an object; ``cut``: its receiver dies after the count and before the seal."""
         if not self.objects[source]:
             return
         cover = self.objects[source].pop(0)
@@ -348,6 +376,10 @@ class AnyOrder(RuleBasedStateMachine):
                 return
             self.s.transferred(min(cover))
         except Refused:
+            return
+        if cut:
+            self.gateway_restarts("node-0")
+            self.objects[source].append(cover)
             return
         self.objects["node-0"].append(cover)
         if again:
@@ -397,7 +429,7 @@ class AnyOrder(RuleBasedStateMachine):
                 self._seal(0)
             for node in NODES[1:]:
                 while self.objects[node]:
-                    self.ship(node, again=False)
+                    self.ship(node, again=False, cut=False)
             while self.objects["node-0"]:
                 self.deliver(twice=False)
             if self.s.rounds.ready():

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from lifl.errors import AlreadyTaken, ConfigError, Fenced, PoolFull, StaleObject
+from lifl.errors import (
+    AlreadyTaken,
+    ConfigError,
+    Fenced,
+    PoolDamaged,
+    PoolFull,
+    StaleObject,
+)
 from lifl.store import (
     Pool,
     PoolGeometry,
@@ -224,3 +231,30 @@ def test_what_is_not_a_pool_is_refused() -> None:
 def test_unusable_geometries_are_refused(geometry: tuple[int, int, int]) -> None:
     with pytest.raises(ConfigError):
         PoolGeometry(*geometry)
+
+
+@pytest.mark.parametrize(("column", "value"), [("state", 5), ("state", 0xFFFFFFFF), ("kind", 9)])
+def test_a_row_that_makes_no_sense_is_named(pool: Pool, column: str, value: int) -> None:
+    ref = update(pool)
+    pool._col[column][ref.slot] = value
+    with pytest.raises(PoolDamaged, match=f"slot {ref.slot}"):
+        pool.entry(ref.slot)
+    assert sum(pool.usage()[1:6]) <= pool.geometry.slots
+
+
+def test_a_cover_larger_than_its_object_is_not_read(pool: Pool) -> None:
+    ref = pool.reserve(SlotKind.PARTIAL, LEAF, 7)
+    pool.seal(ref, LEAF, Seal(1, 1.0, 4096, 8192, cover=[1, 2]))
+    assert pool.cover(ref.slot).tolist() == [1, 2]
+    pool._col["cover_count"][ref.slot] = 0xFFFFFFFF
+    with pytest.raises(PoolDamaged, match="cover"):
+        pool.cover(ref.slot)
+
+
+@pytest.mark.parametrize("output", [-2, 4, 0x7FFFFFFF])
+def test_an_input_covered_by_no_slot_is_no_input(pool: Pool, output: int) -> None:
+    ref = update(pool)
+    pool.take(ref, LEAF)
+    pool._col["covered_slot"][ref.slot] = output
+    with pytest.raises(PoolDamaged, match=f"slot {ref.slot}"):
+        pool.recover(LEAF)
