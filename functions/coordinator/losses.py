@@ -21,7 +21,13 @@ def node_lost(rounds: RoundMachine, node: str, now: float) -> Effects:
     Accepted updates that lie there are lost, unless the coordinator holds a
     partial with them; uploads under way are forgotten.
     """
-    return _missing(rounds, node, frozenset(), now)
+    effects = _missing(rounds, node, frozenset(), now)
+    if rounds.phase in (Phase.OPEN, Phase.CLOSING):
+        for claim in list(rounds.book.by_serial.values()):
+            if claim.node == node and claim.state is ClaimState.CLAIMED:
+                rounds.book.remove(claim)
+                effects.change.dropped.append(claim.serial)
+    return effects
 
 
 def inventory(
@@ -29,9 +35,10 @@ def inventory(
 ) -> tuple[list[int], Effects]:
     """A gateway came back and lists the serials in its pool.
 
-    Accepted updates it does not have are lost; uploads that were cut off are
-    forgotten; an upload that it has was sealed, and counts while the round is
-    open. Returned are serials in its pool that nobody waits for.
+    Accepted updates it does not have are lost; an upload that it has was sealed,
+    and counts while the round is open. Claims without an update yet stand: they
+    may be the gateway's new ones, and one that was cut off with the old gateway
+    is replaced when its client posts again. Returned are serials in its pool that nobody waits for.
     """
     have = frozenset(present)
     known = rounds.book.by_serial
@@ -56,14 +63,6 @@ def _missing(rounds: RoundMachine, node: str, present: frozenset[int], now: floa
     effects = Effects()
     if rounds.phase not in (Phase.OPEN, Phase.CLOSING):
         return effects
-    cut_off = [
-        c
-        for c in rounds.book.by_serial.values()
-        if c.node == node and c.state is ClaimState.CLAIMED and c.serial not in present
-    ]
-    for claim in cut_off:
-        rounds.book.remove(claim)
-        effects.change.dropped.append(claim.serial)
     gone = rounds.book.lose_node(node, present)
     effects.change.transfers += rounds.book.send_back(node, gone)
     rounds.lose(gone, now, effects)
