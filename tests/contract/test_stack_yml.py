@@ -22,6 +22,7 @@ from functions.aggregator import web as aggregator_web
 from functions.aggregator.settings import AggregatorSettings
 from functions.coordinator import web as coordinator_web
 from functions.gateway import web as gateway_web
+from lifl.settings import FunctionSettings
 
 FUNCTIONS = ("lifl-gateway", "lifl-coordinator", "lifl-aggregator")
 Stack = dict[str, Any]
@@ -121,7 +122,8 @@ def test_function_urls_name_functions_of_this_file(stack: Stack) -> None:
 
 def test_functions_answer_where_faas_netes_probes() -> None:
     """pkg/k8s/probes.go asks for this path and knows no other."""
-    gateway: Any = SimpleNamespace(node="node-0", settings=SimpleNamespace(function=None))
+    settings = SimpleNamespace(function=FunctionSettings.from_env({}))
+    gateway: Any = SimpleNamespace(node="node-0", settings=settings)
     coordinator = MagicMock()
     coordinator.settings.function.platform_secret = b"k" * 32
     apps = {
