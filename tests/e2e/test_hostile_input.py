@@ -69,7 +69,9 @@ def job(running: Platform) -> Job:
     job = running.submit("target", clients=CLIENTS, slots=32)
     number = job.open_round()["round"]
     with slow_uploads(job, number):  # the first round warms everything up
-        job.deliver_all(number)
+        job.deliver_all(number, range(ATTACKER))
+    at_rest(job)
+    job.deliver(ATTACKER, number)
     job.check(number)
     return job
 

@@ -153,7 +153,9 @@ def two_jobs(on: Platform, python: Path) -> Scene:
     scene = Scene(on, python, *(on.submit(name, clients=CLIENTS) for name in ("alpha", "beta")))
     for job in (scene.alpha, scene.beta):
         job.open_round()
-    wait_for(lambda: all(aggregators(on, j) for j in ("alpha", "beta")), "aggregators")
+    for job in (scene.alpha, scene.beta):
+        roles = len(job.plan()["roles"])
+        wait_for(lambda n=job.name, k=roles: len(aggregators(on, n)) == k, "aggregators")
     return scene
 
 
