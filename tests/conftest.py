@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +94,12 @@ def _bpf_ids() -> set[str]:
             _, last, _ = struct.unpack("<III", attributes.raw)
             found.add(f"{kind} {last}")
     return found
+
+
+@pytest.fixture
+def bpf_ids() -> Callable[[], set[str]]:
+    """Return how to list the kernel's BPF programs and maps (``program 7``, ``map 12``)."""
+    return _bpf_ids
 
 
 @pytest.fixture

@@ -33,6 +33,8 @@ log = logging.getLogger("lifl.client")
 POLL_SECONDS = 25.0
 GONE = frozenset({404, 410})
 CONFLICT = 409
+AGAIN = frozenset({"round-not-open", "claim-gone"})
+"""Conflicts that pass: the round begins anew just now, or a gateway's restart undid the claim."""
 
 
 class FederatedClient:
@@ -201,6 +203,9 @@ class FederatedClient:
             except HttpError as e:
                 if e.status != CONFLICT:
                     raise
+                if e.code in AGAIN:
+                    attempts.pause(Unavailable(str(e)))
+                    continue
                 log.warning("round %d: the update does not count: %s", task.round, e)
                 return Receipt(False, code=e.code, detail=e.detail)
             except Unavailable as e:

@@ -59,8 +59,8 @@ GROWTH = 8 << 20
 @pytest.fixture(scope="module")
 def running() -> Iterator[Platform]:
     dataplane, _ = doctor.default_dataplane()
-    limits = {"LIFL_HEADER_SECONDS": str(IDLE), "LIFL_BODY_IDLE": str(IDLE)}
-    with platform(dataplane=dataplane, **limits) as up:
+    idle = str(IDLE)
+    with platform(dataplane=dataplane, LIFL_HEADER_SECONDS=idle, LIFL_BODY_IDLE=idle) as up:
         yield up
 
 

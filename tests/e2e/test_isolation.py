@@ -12,6 +12,7 @@ import itertools
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -98,6 +99,19 @@ def standing(on: Platform, job: str) -> dict[str, int]:
     return {name: e["pid"] for name, e in endpoints(on, job).items()}
 
 
+def see_through(job: Job) -> None:
+    """End a job's first round as its clients do: who hears that its update was lost sends again."""
+
+    def committed() -> bool:
+        for client in range(CLIENTS):
+            if job.current(client)["your_update"] != "accepted":
+                job.post(client, 1)
+        return bool(job.status()["version"] == 1)
+
+    wait_for(committed, "the round to be committed")
+    job.check(1)
+
+
 @contextlib.contextmanager
 def unharmed(scene: Scene, job: Job) -> Iterator[int]:
     """Have a round of ``job`` under way; then it must end as if nothing had happened."""
@@ -139,6 +153,10 @@ def none_gave_way(met: dict[str, dict[str, str]]) -> None:
 
 @pytest.fixture(scope="module")
 def python() -> Iterator[Path]:
+    """An interpreter for the platform and the attackers, whoever runs them."""
+    if not ROOT:
+        yield Path(sys.executable)
+        return
     folder = Path(tempfile.mkdtemp(prefix="lifl-python-", dir="/tmp"))
     try:
         found = python_for_all(folder)
@@ -155,7 +173,8 @@ def two_jobs(on: Platform, python: Path) -> Scene:
         job.open_round()
     for job in (scene.alpha, scene.beta):
         roles = len(job.plan()["roles"])
-        wait_for(lambda n=job.name, k=roles: len(aggregators(on, n)) == k, "aggregators")
+        name = job.name
+        wait_for(lambda: len(aggregators(on, name)) == roles, "aggregators")  # noqa: B023
     return scene
 
 
@@ -178,7 +197,7 @@ class TestOtherUsers:
         for job in ("alpha", "beta"):
             for a in aggregators(scene.on, job):
                 worker = psutil.Process(a["pid"])
-                assert {*worker.uids(), *worker.parent().uids()} == {a["uid"]}  # type: ignore[union-attr]
+                assert {*worker.uids(), *worker.parent().uids()} == {a["uid"]}
                 status = Path(f"/proc/{a['pid']}/status").read_text()
                 assert "CapEff:\t0000000000000000" in status
                 assert "CapBnd:" in status
@@ -287,8 +306,13 @@ class TestOtherUsers:
                     junk=3,
                 )
                 assert (told["ok"], told["code"], told["fds"]) == (False, "fenced", 0)
+            odd: dict[str, Any]
             for odd in ({"kind": "agent"}, {"name": "../x"}, {"domain": "gamma"}, {"kind": []}):
-                request = {"kind": "aggregator", "name": "spy", "domain": "alpha"} | odd
+                request: dict[str, Any] = {
+                    "kind": "aggregator",
+                    "name": "spy",
+                    "domain": "alpha",
+                } | odd
                 assert not alpha.ask("register", **base, **request)["ok"]
 
     def test_its_own_pool_cannot_be_resized_under_the_others(self, scene: Scene) -> None:
@@ -386,8 +410,7 @@ class TestOtherUsers:
                 event = {"ones": "damages", "lock": "kills"}[how]
                 wait_for(lambda: scene.on.events().get(event, 0) > before.get(event, 0), event)
                 os.kill(rogue.pid, signal.SIGKILL)
-                job.deliver_all(1)
-                job.check(1)
+                see_through(job)
 
     def test_a_ruined_pool_does_not_stop_the_next_agent(self, scene: Scene) -> None:
         """The agent dies; the functions bring its successor their pools, and one is of no use."""
@@ -400,8 +423,7 @@ class TestOtherUsers:
             scene.beta.check(number)
             successor = scene.on.process("agent-0")
             os.kill(rogue.pid, signal.SIGKILL)
-            job.deliver_all(1)  # in a pool that the successor made
-            job.check(1)
+            see_through(job)  # in a pool that the successor made
             assert scene.on.process("agent-0") == successor
 
 

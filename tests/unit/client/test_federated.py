@@ -261,6 +261,21 @@ def test_conflicts_lead_to_the_next_round(gateway: Any, join: Join, code: str) -
     assert next(rounds).number == 2
 
 
+@pytest.mark.parametrize("code", ["round-not-open", "claim-gone"])
+def test_a_conflict_that_passes_is_tried_again(
+    gateway: Any, join: Join, pauses: list[float], code: str
+) -> None:
+    gateway.task(1)
+
+    def planning(handler: Any) -> None:
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        handler.json(409, {"code": code, "detail": "poll again"})
+
+    gateway.faults.append(once(planning))
+    assert only(join()).submit(state(), num_samples=1).accepted
+    assert len(pauses) == 1
+
+
 def test_an_answer_lost_on_the_way_is_a_duplicate(gateway: Any, join: Join) -> None:
     gateway.task(1)
 
