@@ -90,12 +90,17 @@ class Engine(threading.Thread):
     def close(self) -> None:
         """Wait for the thread, which was stopped."""
         self.join()
-        with self._bell_lock:
-            os.close(self._bell)
-            self._bell = -1
 
     def run(self) -> None:
         """Register, serve, and again whenever the agent has given this function up."""
+        try:
+            self._run()
+        finally:
+            with self._bell_lock:
+                os.close(self._bell)
+                self._bell = -1
+
+    def _run(self) -> None:
         said = ""
         while not self._ended.is_set():
             try:

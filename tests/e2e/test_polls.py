@@ -168,7 +168,8 @@ def test_slow_uploads_and_polls_hold_nobody_up(job: Job) -> None:
     assert {a.status for a in late} == {409}
     assert {a.code for a in late} <= {"round-closed", "wrong-round", "claim-gone"}
     assert max(busy) < 10 * alone + 0.5
-    assert statistics.quantiles(took, n=100)[98] < 0.25
+    assert statistics.median(took) < 0.1
+    assert max(took) < 2  # seconds; the slow ones take ten
     following = int(job.open_round(number)["round"])
     post_fast(job, following)
     check(job, following)
