@@ -145,9 +145,11 @@ class PoolMemory:
     def _map_pages(self, slot: int) -> None:
         """Map a slot's pages in one call when this process first looks at it.
 
-        Page by page, as they are touched, costs three times as much for a writer.
+        Page by page, as they are touched, costs three times as much for a writer. Of a
+        slot that nobody has used the pages would first have to be made, which takes
+        long in one call.
         """
-        if slot in self._seen:
+        if slot in self._seen or not self._col["touched"][slot]:
             return
         self._seen.add(slot)
         start = self.geometry.slot_offset(slot)
