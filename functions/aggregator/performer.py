@@ -180,6 +180,7 @@ class Performer:
             step.span,
         )
         self._outputs[step.assignment] = _Output(ref, total, doc_start, schema.document_bytes)
+        crash.point("after-open")
         return Opened(step.assignment, ref)
 
     def _add(self, step: Add) -> Fenced | None:

@@ -171,21 +171,27 @@ class Platform:
         return file
 
     @contextlib.contextmanager
+    def nothing_restarted(self) -> Iterator[None]:
+        """Let the supervisor sleep, so that who is killed stays away."""
+        supervisor = psutil.Process(self.state["pid"])
+        supervisor.suspend()
+        try:
+            yield
+        finally:
+            supervisor.resume()
+
+    @contextlib.contextmanager
     def without(self, node: int) -> Iterator[None]:
         """Kill everything on a node and keep it down; afterwards wait until it is back."""
         name = f"node-{node}"
-        supervisor = psutil.Process(self.state["pid"])
         victims = {kind: self.process(f"{kind}-{node}") for kind in ("agent", "gateway")}
-        supervisor.suspend()
-        try:
+        with self.nothing_restarted():
             for victim in victims.values():
                 kill_tree(victim)
             for row in running.aggregators(self.paths):
                 if row["node"] == name:
                     kill_tree(ProcessId.from_json(row))
             yield
-        finally:
-            supervisor.resume()
         for kind, victim in victims.items():
             self.back(victim, f"{kind}-{node}")
         wait_for(lambda: name in self.nodes(), f"the coordinator to hear of {name}")
@@ -500,6 +506,10 @@ class Job:
         raw = bytes(answer.data)
         http.close()
         return {k: v.copy() for k, v in views(raw, parse_header(raw, len(raw))).items()}
+
+    def stop(self) -> None:
+        """End the job, so that its clients go home."""
+        self.platform.access.client(self.name).json("POST", f"/v1/jobs/{self.name}/stop")
 
     # -- posting --
 

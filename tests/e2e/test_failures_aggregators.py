@@ -19,7 +19,7 @@ import pytest
 from .kit import Job, Platform, kill_tree, platform, wait_for
 from .rounds import CLIENTS, Rounds, gone, leaves_of, same_bits, top_of
 
-POINTS = ["after-take", "after-add", "before-seal", "after-seal", "before-send"]
+POINTS = ["after-take", "after-open", "after-add", "before-seal", "after-seal", "before-send"]
 
 
 @pytest.fixture(scope="module", params=["socket", pytest.param("ebpf", marks=pytest.mark.ebpf)])

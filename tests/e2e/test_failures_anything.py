@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lifl.platform import doctor
 
-from .kit import Job, Platform, kill_tree, platform, samples_of, update_of
+from .kit import Job, Platform, kill_tree, platform, samples_of, update_of, wait_for
 
 CLIENTS = 6
 ROUNDS = 16
@@ -23,6 +23,12 @@ class Crowd:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.go = [threading.Event() for _ in range(ROUNDS + 1)]
+
+    def leave(self) -> None:
+        """End the job and let everybody go."""
+        for event in self.go:
+            event.set()
+        wait_for(lambda: self.job.stop() or True, "the job to stop")
 
     def take_part(self, client: int) -> str:
         with self.job.sdk(client) as fl:
@@ -66,8 +72,8 @@ def test_one_after_the_other() -> None:
                     kill(on, chosen[1])
                     killer.join()
                     job.check(number)
-            finally:
-                for event in crowd.go:
-                    event.set()
+            except BaseException:
+                crowd.leave()
+                raise
             assert {end.result() for end in ends} == {"done"}
         assert [r["aggregated"] for r in job.history()] == [CLIENTS] * ROUNDS

@@ -123,6 +123,38 @@ def test_killed_whole_while_the_round_closes(running: Platform, rounds: Rounds, 
     rounds.end(number)
 
 
+def test_the_agent_restarts_and_finds_the_same_functions(running: Platform, rounds: Rounds) -> None:
+    """They come back with their pool and data sockets: nobody registers anew, nothing is void."""
+    number = rounds.begin()
+    job = rounds.job
+    for client in range(3):
+        job.deliver(client, number)
+    before = endpoints(running)
+    running.back(running.kill("agent-0"), "agent-0")
+    wait_for(lambda: endpoints(running) == before or None, "all functions to come back")
+    assert running.events().get("recoveries", 0) == 0
+    for client in range(3, CLIENTS):
+        job.deliver(client, number)
+    rounds.end(number)
+
+
+def endpoints(on: Platform) -> set[tuple[int, str, int, bool]]:
+    with on.admin() as admin:
+        return {(e["endpoint"], e["name"], e["pid"], e["ready"]) for e in admin.endpoints()}
+
+
+@pytest.mark.ebpf
+def test_the_kernel_sums_a_round_while_there_is_no_agent(running: Platform, rounds: Rounds) -> None:
+    number = rounds.begin()
+    with running.nothing_restarted():
+        victim = running.kill("agent-0")
+        rounds.job.deliver_all(number)
+        rounds.job.check(number)
+        assert rounds.job.status()["phase"] == "planning"
+    running.back(victim, "agent-0")
+    rounds.end(number)
+
+
 def test_the_agent_and_a_leaf_that_holds_updates_die_together(
     running: Platform, rounds: Rounds
 ) -> None:

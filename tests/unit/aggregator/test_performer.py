@@ -228,7 +228,7 @@ def test_a_cover_that_does_not_fit_the_meta_area(node, make_update, schema):
 
 
 @pytest.mark.parametrize(
-    "point", ["after-take", "after-add", "before-seal", "after-seal", "before-send"]
+    "point", ["after-take", "after-open", "after-add", "before-seal", "after-seal", "before-send"]
 )
 def test_killed_at_each_point_then_recovered(point, node, schema, make_update, reference, tmp_path):
     """The same result as undisturbed, wherever an aggregator dies."""

@@ -405,6 +405,12 @@ def test_a_transfer_over_http(web):
     code = web.post(f"{BASE}/transfers/{serial}/sealed", arrived | {"slot": 6}, 409)
     assert code == "transfer-sealed"
     assert web.post(f"{BASE}/transfers", ask)["duplicate"]
+    stock = {"job": "digits", "serials": [], "boot": "second"}
+    web.post(f"{BASE}/nodes/node-0/inventory", stock)  # what had arrived died with its gateway
+    web.post(f"{BASE}/transfers", ask, 201)
+    late = arrived | {"boot": "first"}
+    assert web.post(f"{BASE}/transfers/{serial}/sealed", late, 409) == "claim-gone"
+    web.post(f"{BASE}/transfers/{serial}/sealed", arrived | {"boot": "second"})
     assert web.post(f"{BASE}/transfers", ask | {"assignment": 7}, 409) == "wrong-assignment"
 
 
