@@ -55,6 +55,7 @@ class Watch:
         self._dropped = dropped
         self._jobs = jobs
         self._answered = 0.0
+        self._informed = False
         self._met: dict[str, set[str]] = {}
         self._new: dict[str, set[str]] = {}
         self._hurry = Event()
@@ -62,8 +63,8 @@ class Watch:
 
     @property
     def fresh(self) -> bool:
-        """Whether the coordinator answered lately."""
-        return bool(self._answered) and time.monotonic() - self._answered < FRESH_SECONDS
+        """Whether the jobs are known and the coordinator answered lately."""
+        return self._informed and time.monotonic() - self._answered < FRESH_SECONDS
 
     def view(self, job: str) -> JobView:
         """Return the present view of a job.
@@ -71,11 +72,11 @@ class Watch:
         Raises
         ------
         Unavailable
-            if the coordinator was never heard of.
+            if the coordinator has not told yet which jobs there are.
         KeyError
             if there is no such job.
         """
-        if job not in self.views and not self._answered:
+        if job not in self.views and not self._informed:
             raise Unavailable("the coordinator does not answer yet", retry_after=1.0)
         return self.views[job]
 
@@ -132,6 +133,7 @@ class Watch:
             del self.views[job]
             self._met.pop(job, None)
             self._dropped(job)
+        self._informed = True
         self._jobs(going)
         for view in changed:
             self._changed(view)
