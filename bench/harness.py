@@ -31,6 +31,7 @@ from lifl.client.http import HttpClient, HttpError
 from lifl.dataplane.admin import AgentAdmin
 from lifl.platform import doctor, running
 from lifl.platform.paths import Paths
+from lifl.store import SlotKind
 from lifl.update import Schema, TensorSpec, iter_document
 
 UP_SECONDS = 60.0
@@ -204,7 +205,7 @@ class Job:
             answer = self.http.request("GET", path, headers={"Range": "bytes=0-7"})
             if answer.status in (200, 206):
                 return time.monotonic()
-            time.sleep(0.002)
+            time.sleep(0.005)  # asking must not compete with what is measured
         raise TimeoutError(f"model version {version} was not readable within {WAIT_SECONDS} s")
 
     def check(self, sent: list[Sent]) -> None:
@@ -212,6 +213,12 @@ class Job:
         bad = [s for s in sent if s.status != 202]
         if bad:
             raise RuntimeError(f"{len(bad)} uploads were refused, first: {bad[0].answer[-400:]!r}")
+
+    def update_sealed(self, sent: Sent) -> float:
+        """Return when (monotonic seconds) the one update sent since ``sent`` began was sealed."""
+        rows = self.platform.admin().slots(self.name, int(sent.started * 1e9))
+        (row,) = (r for r in rows if r.kind is SlotKind.UPDATE)
+        return row.sealed_ns / 1e9
 
     def status(self) -> dict[str, Any]:
         """Return the job's progress."""

@@ -36,6 +36,7 @@ class Operations:
             "end_assignment": self._end_assignment,
             "endpoints": self._endpoints,
             "pools": self._pools,
+            "slots": self._slots,
             "counters": self._counters,
             "fence": self._fence,
             "info": lambda _: self._node.info(),
@@ -103,6 +104,11 @@ class Operations:
         return {
             "pools": {d.name: list(d.pool.usage()) for d in self._node.domains.values() if d.pool}
         }
+
+    def _slots(self, request: Mapping[str, Any]) -> Body:
+        pool, since = self._node.domain(request["job"]).pool, int(request["since_ns"])
+        rows = map(pool.entry, range(pool.geometry.slots)) if pool else ()
+        return {"slots": [list(row) for row in rows if row.sealed_ns >= since]}
 
     def _counters(self, request: Mapping[str, Any]) -> Body:
         drops = self._node.switch.drops()

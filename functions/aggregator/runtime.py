@@ -32,6 +32,7 @@ from lifl.wire import Opcode
 
 RECONNECT_SECONDS = 0.2
 REGISTER_SECONDS = 1.0
+IDLE_SECONDS = 0.02
 
 log = logging.getLogger("lifl.aggregator")
 
@@ -179,7 +180,10 @@ class _Session:
         try:
             self._read_role()
             while not self._runtime.stopping.is_set():
-                for fd, _ in self._poll.poll(self._wait_ms()):
+                events = self._poll.poll(self._wait_ms())
+                if not events:
+                    self._look_around()
+                for fd, _ in events:
                     if fd == self._data_fd:
                         self._drain()
                     elif fd == self._agent_fd:
@@ -200,7 +204,15 @@ class _Session:
             waits.append(RECONNECT_SECONDS)
         if self._performer.retry_at is not None:
             waits.append(max(0.0, self._performer.retry_at - time.monotonic()))
+        if self._registration.pool.unmapped() is not None:
+            waits.append(IDLE_SECONDS)
         return 1000 * min(waits) if waits else None
+
+    def _look_around(self) -> None:
+        """Map a slot's pages while nothing is to do: it takes as long as adding it up."""
+        slot = self._registration.pool.unmapped()
+        if slot is not None:
+            self._registration.pool.map_slot(slot)
 
     def _drain(self) -> None:
         for descriptor in self._registration.channel.recv(0):

@@ -102,10 +102,12 @@ def _claims(api: Blueprint, coordinator: Coordinator) -> None:
     @api.post("/claims/<int:serial>/sealed")
     def sealed(serial: int) -> ResponseReturnValue:
         body = Body(request)
-        coordinator.job(body.get("job", str)).sealed(
+        tell = coordinator.job(body.get("job", str)).sealed(
             serial, _place(body), body.get("digest", str, None), body.get("boot", str, None)
         )
-        return {"ok": True}, 200
+        answer = jsonify(ok=True)
+        answer.call_on_close(tell)
+        return answer
 
     @api.delete("/claims/<int:serial>")
     def abort(serial: int) -> ResponseReturnValue:

@@ -36,6 +36,7 @@ from lifl import crash
 from lifl.errors import LiflError, Unavailable
 from lifl.update import Schema
 
+Tell = Callable[[], None]
 _ENDED = {Phase.DONE: JobState.DONE, Phase.STOPPED: JobState.STOPPED, Phase.FAILED: JobState.FAILED}
 
 
@@ -132,16 +133,24 @@ class Job:
         crash.point("claimed")
         return claim, duplicate
 
-    def sealed(self, serial: int, place: Place, digest: str | None, boot: str | None) -> None:
+    def sealed(self, serial: int, place: Place, digest: str | None, boot: str | None) -> Tell:
         """Count an update; raises Refused.
 
         ``boot`` names the gateway's life: one that has been succeeded since,
-        whose successor's inventory lacks the update, comes too late.
+        whose successor's inventory lacks the update, comes too late. Watchers are
+        told by what is returned: call it when the gateway has its answer, for
+        it is the one everybody waits for.
         """
         with self._lock:
             self._check_boot(place.node, boot)
-            self._apply(self._updates.sealed(serial, place, digest, self._clock()))
+            effects = self._updates.sealed(serial, place, digest, self._clock())
+            try:
+                self._write(effects)
+            except LiflError:
+                self._tell(effects.notice)
+                raise
         crash.point("sealed")
+        return lambda: self._tell(effects.notice)
 
     def aborted(self, serial: int) -> None:
         """Open a claim again whose upload failed."""
@@ -277,17 +286,23 @@ class Job:
             raise Refused(409, "claim-gone", f"gateway {node} was restarted since")
 
     def _apply(self, effects: Effects) -> None:
+        try:
+            self._write(effects)
+        finally:
+            self._tell(effects.notice)
+
+    def _write(self, effects: Effects) -> None:
         if effects.change:
             self._unwritten.append(effects.change)
-        try:
-            self._flush()
-        finally:
-            if effects.notice is Notice.NOW:
-                self._revisions.bump()
-                for wake in self.wakers:
-                    wake()
-            elif effects.notice is Notice.SOON:
-                self._revisions.bump_soon()
+        self._flush()
+
+    def _tell(self, notice: Notice) -> None:
+        if notice is Notice.NOW:
+            self._revisions.bump()
+            for wake in self.wakers:
+                wake()
+        elif notice is Notice.SOON:
+            self._revisions.bump_soon()
 
     def _flush(self) -> None:
         """Write what is not written yet; what fails is tried again with the next event."""

@@ -82,6 +82,11 @@ class RequestBody:
         """Whether nothing of the body is left to read."""
         return self._ended
 
+    @property
+    def streams(self) -> bool:
+        """Whether the body comes in about as fast as it can be read."""
+        return self._turn.streams
+
     def __enter__(self) -> RequestBody:
         self._accept()
         return self

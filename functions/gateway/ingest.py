@@ -23,7 +23,8 @@ import gevent
 
 from functions.gateway.attach import Attachment, Attachments
 from functions.gateway.body import RequestBody
-from functions.gateway.later import Later, patiently
+from functions.gateway.confirm import Confirmation
+from functions.gateway.later import Later
 from functions.gateway.problems import Refused
 from functions.gateway.receive import Document, Hashes, Limits, compare, receive
 from functions.gateway.upload import UploadHead
@@ -35,6 +36,7 @@ from lifl.store import Pool, Seal, SlotKind, SlotRef
 from lifl.wire import Descriptor, Opcode, pages_of
 
 CONFIRM_SECONDS = 15.0
+EARLY_BYTES = 8 << 20  # what comes while the coordinator prepares to be asked
 Granted = dict[str, Any]
 
 
@@ -56,6 +58,7 @@ class _Upload:
     limits: Limits
     hashes: Hashes
     asked: dict[str, Any]
+    confirmation: Confirmation
     claim: Later[Granted] | None = None
 
 
@@ -85,7 +88,8 @@ class Ingest:
         limits = Limits(view.schema, attachment.pool.geometry)
         limits.check_length(body)
         asked = head.claim(view, number, self._node, body.length or 0)
-        upload = _Upload(view, head, body, limits, Hashes(head.sha256), asked)
+        confirmation = Confirmation(self._coordinator)
+        upload = _Upload(view, head, body, limits, Hashes(head.sha256), asked, confirmation)
         if body.expects_continue or not _likely(view, number, head.client):
             granted = self._claim(upload).get()
             if granted.get("duplicate"):
@@ -120,7 +124,7 @@ class Ingest:
             layout=document.layout,
             base_version=view.version,
         )
-        settled = Later(lambda: self._settle(attachment, ref, view.assignment, digest, seal))
+        settled = Later(lambda: self._settle(attachment, upload, ref, digest, seal))
         try:
             settled.get(CONFIRM_SECONDS)
         except TimeoutError:
@@ -131,12 +135,16 @@ class Ingest:
         """Receive the body while the claim is asked for; stops early if that is refused."""
         claim = self._claim(upload)
 
-        def stop_if_refused() -> None:
+        def between(left: int) -> None:
             if claim.failed:
                 claim.get()
+            if left <= EARLY_BYTES and claim.ended and upload.body.streams:
+                granted = claim.get()
+                if not granted.get("duplicate"):
+                    upload.confirmation.begin(int(granted["claim"]))
 
         with upload.body:
-            return receive(upload.body, slot, upload.limits, upload.hashes, stop_if_refused)
+            return receive(upload.body, slot, upload.limits, upload.hashes, between)
 
     @contextlib.contextmanager
     def _newest(self, upload: _Upload) -> Iterator[None]:
@@ -176,7 +184,7 @@ class Ingest:
         gevent.spawn(withdraw)
 
     def _settle(
-        self, attachment: Attachment, ref: SlotRef, assignment: int, digest: str, seal: Seal
+        self, attachment: Attachment, upload: _Upload, ref: SlotRef, digest: str, seal: Seal
     ) -> None:
         """Have an update counted, make it visible, and tell a leaf.
 
@@ -196,10 +204,9 @@ class Ingest:
             "digest": digest,
             "boot": self._boot,
         }
-        path = f"/internal/v1/claims/{seal.serial}/sealed"
         with attachment.use() as pool, attachment.gate.shared():
             try:
-                patiently(lambda: self._coordinator.json("POST", path, counted))
+                upload.confirmation.ask(seal.serial, counted)
             except LiflError:
                 _drop(pool, ref, attachment.endpoint)
                 raise
@@ -211,7 +218,7 @@ class Ingest:
                 raise Unavailable("this node lost the update; send it again") from None
             crash.point("visible")
             pages = pages_of(seal.doc_bytes)
-            attachment.send(Descriptor(Opcode.OBJECT, *ref, assignment, pages))
+            attachment.send(Descriptor(Opcode.OBJECT, *ref, upload.view.assignment, pages))
             crash.point("announced")
 
 

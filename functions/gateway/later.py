@@ -36,6 +36,11 @@ class Later(Generic[T]):
             self._error = e
 
     @property
+    def ended(self) -> bool:
+        """Whether there is an outcome."""
+        return bool(self._value) or self.failed
+
+    @property
     def failed(self) -> bool:
         """Whether it has ended with an error."""
         return self._error is not None

@@ -24,6 +24,7 @@ from lifl.store import PoolGeometry
 from lifl.update import MAX_HEADER_BYTES, FiniteCheck, Layout, check, header_bytes, parse_header
 
 PIECE = 4 << 20  # few calls into the kernel; still in cache when it is checked
+LAST_PIECE = 256 << 10  # what is left to check when the last byte is there
 SCRATCH = 512 << 10
 PREFIX = 8
 
@@ -112,11 +113,12 @@ def receive(
     slot: memoryview,
     limits: Limits,
     hashes: Hashes,
-    interrupt: Callable[[], None],
+    between: Callable[[int], None],
 ) -> Document:
     """Receive a document into ``slot``.
 
-    ``interrupt`` is called between pieces and may raise to stop early.
+    ``between`` is called between pieces with the bytes still to come, and may raise
+    to stop early.
 
     Raises
     ------
@@ -142,14 +144,19 @@ def receive(
     finite = FiniteCheck(layout)
     at, end = start + size, start + body.length
     while at < end:
-        piece = slot[at : min(at + PIECE - at % PIECE, end)]
+        piece = slot[at : at + _piece(at, end - at)]
         body.fill(piece)
         finite.feed(piece)
         hashes.feed(piece)
         at += len(piece)
-        interrupt()
+        between(end - at)
         body.breathe()
     return Document(start, body.length, 0 if layout.canonical else 1)
+
+
+def _piece(at: int, left: int) -> int:
+    """Return how many bytes to read next: up to a boundary, in halves towards the end."""
+    return min(PIECE - at % PIECE, max(left // 2, LAST_PIECE), left)
 
 
 def _unmeasured(

@@ -19,7 +19,7 @@ from typing import Any
 
 from lifl.dataplane import framing
 from lifl.errors import ConfigError, PoolBusy, Unavailable, WireError
-from lifl.store import PoolGeometry, PoolUsage
+from lifl.store import PoolGeometry, PoolUsage, SlotEntry, SlotKind, SlotState
 from lifl.topology import Plan
 
 
@@ -92,6 +92,14 @@ class AgentAdmin:
     def pools(self) -> dict[str, PoolUsage]:
         """Return each job's pool usage on this node; a pool not there yet is left out."""
         return {job: PoolUsage(*row) for job, row in self._call("pools")["pools"].items()}
+
+    def slots(self, job: str, since_ns: int) -> list[SlotEntry]:
+        """Return a job's slot rows that were sealed last at ``since_ns`` (monotonic) or later.
+
+        Freed slots are among them until they are used again.
+        """
+        rows = self._call("slots", job=job, since_ns=since_ns)["slots"]
+        return [SlotEntry(SlotState(r[0]), SlotKind(r[1]), *r[2:]) for r in rows]
 
     def counters(self) -> dict[str, Any]:
         """Return ``{"drops": {reason: n}, "events": {what: n}}`` since the agent's start."""

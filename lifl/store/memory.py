@@ -156,6 +156,17 @@ class PoolMemory:
         with contextlib.suppress(OSError):  # an older kernel maps them as they are touched
             self._map.madvise(_MADV_POPULATE_READ, start, self.geometry.slot_bytes)
 
+    def unmapped(self) -> int | None:
+        """Return a slot with pages that this process has not looked at yet, None if all are."""
+        used = np.flatnonzero(self._col["touched"])
+        if len(used) <= len(self._seen):
+            return None
+        return next((s for s in used.tolist() if s not in self._seen), None)
+
+    def map_slot(self, slot: int) -> None:
+        """Map a slot's pages now, so that its first reader need not wait for that."""
+        self._map_pages(slot)
+
     def document_offset(self, slot: int) -> int:
         """Return where the slot's document starts in the memfd, for ``sendfile``."""
         return self.geometry.slot_offset(slot) + int(self._col["doc_start"][slot])

@@ -38,7 +38,7 @@ def post(job, client: str, samples: int = 1, node: str = "node-0") -> int:
     ask = ClaimRequest(job.rounds.record.round, client, node, samples, 100)
     claim, duplicate = job.claim(ask)
     assert not duplicate
-    job.sealed(claim.serial, Place(node, claim.serial, 1), f"d{claim.serial}", None)
+    job.sealed(claim.serial, Place(node, claim.serial, 1), f"d{claim.serial}", None)()
     return claim.serial
 
 
@@ -318,8 +318,8 @@ def test_a_claim_that_could_not_be_written_is_written_later(stage, monkeypatch):
     monkeypatch.setattr(s.store, "write", write)
     place = Place("node-0", 1, 1)
     with pytest.raises(Unavailable):
-        job.sealed(claim.serial, place, "d", None)
-    job.sealed(claim.serial, place, "d", None)
+        job.sealed(claim.serial, place, "d", None)()
+    job.sealed(claim.serial, place, "d", None)()
     assert [c.state for c in s.store.load("digits").claims] == ["sealed"]
 
 
