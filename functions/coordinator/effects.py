@@ -31,11 +31,17 @@ class RoundRules:
 
 
 class Notice(enum.IntEnum):
-    """Who has to hear of a change, and how soon."""
+    """How soon watchers have to hear of a change.
+
+    SHORTLY is for a round that closed with every update that was planned: the
+    aggregators know their goals and finish without being told; to tell everybody
+    in that moment would only take the processors from them.
+    """
 
     NONE = 0
     SOON = 1
-    NOW = 2
+    SHORTLY = 2
+    NOW = 3
 
 
 @dataclass(slots=True)

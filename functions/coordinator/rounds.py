@@ -155,6 +155,8 @@ class RoundMachine:
         """Close the round if it has all the updates it wants."""
         if self.record.phase is Phase.OPEN and self.book.accepted >= self.record.goal:
             self._close(now, effects)
+            if self.book.accepted >= len(self.chosen):
+                effects.notice = Notice.SHORTLY
 
     def progressed(self, now: float) -> None:
         """A partial came in: the round is not stalled."""

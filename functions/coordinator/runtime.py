@@ -36,6 +36,7 @@ from lifl import crash
 from lifl.errors import LiflError, Unavailable
 from lifl.update import Schema
 
+SECONDS = {Notice.SOON: 0.1, Notice.SHORTLY: 0.02}
 Tell = Callable[[], None]
 _ENDED = {Phase.DONE: JobState.DONE, Phase.STOPPED: JobState.STOPPED, Phase.FAILED: JobState.FAILED}
 
@@ -299,10 +300,11 @@ class Job:
     def _tell(self, notice: Notice) -> None:
         if notice is Notice.NOW:
             self._revisions.bump()
+        elif notice:
+            self._revisions.bump_within(SECONDS[notice])
+        if notice >= Notice.SHORTLY:
             for wake in self.wakers:
                 wake()
-        elif notice is Notice.SOON:
-            self._revisions.bump_soon()
 
     def _flush(self) -> None:
         """Write what is not written yet; what fails is tried again with the next event."""

@@ -12,8 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 
-SOON_SECONDS = 0.1
-
 
 class Revisions:
     """A counter to wait on. Safe for several threads.
@@ -44,11 +42,12 @@ class Revisions:
             self._soon = None
             self._changed.notify_all()
 
-    def bump_soon(self) -> None:
-        """Something changed that watchers should know within :data:`SOON_SECONDS`."""
+    def bump_within(self, seconds: float) -> None:
+        """Something changed that watchers should know within ``seconds``."""
+        at = time.monotonic() + seconds
         with self._changed:
-            if self._soon is None:
-                self._soon = time.monotonic() + SOON_SECONDS
+            if self._soon is None or at < self._soon:
+                self._soon = at
                 self._changed.notify_all()
 
     def wait(self, since: int, timeout: float) -> int:

@@ -251,12 +251,20 @@ def test_the_stall_of_a_closed_round_counts_anew_after_a_restart(scene):
     assert s.rounds.due() == s.now + s.rules.stall
 
 
-def test_watchers_hear_at_once_of_phases_and_soon_of_updates(scene):
+def test_watchers_hear_soon_of_updates_and_a_little_sooner_that_all_are_there(scene):
     s = scene()
     s.post("c0")
     assert s.notices[-1] == Notice.SOON
     s.post("c1")
     s.post("c2")
+    assert s.notices[-1] == Notice.SHORTLY
+
+
+def test_watchers_hear_at_once_of_a_round_that_closed_with_fewer_updates_than_planned(scene):
+    s = scene(5, per_round=3, over=0.5)
+    for client in ("c0", "c1", "c2"):
+        s.post(client)
+    assert s.phase is Phase.CLOSING
     assert s.notices[-1] == Notice.NOW
 
 
