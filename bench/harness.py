@@ -205,7 +205,7 @@ class Job:
             answer = self.http.request("GET", path, headers={"Range": "bytes=0-7"})
             if answer.status in (200, 206):
                 return time.monotonic()
-            time.sleep(0.005)  # asking must not compete with what is measured
+            time.sleep(0.01)  # asking must not compete with what is measured
         raise TimeoutError(f"model version {version} was not readable within {WAIT_SECONDS} s")
 
     def check(self, sent: list[Sent]) -> None:

@@ -26,8 +26,8 @@ from lifl.topology import Plan
 
 CLIENTS = 8
 FAN_IN = 2
-N = 9
-WARM = 3
+N = 15
+WARM = 5
 
 
 class Round(NamedTuple):

@@ -57,7 +57,8 @@ class Confirmation:
         self._known.set()
         if self._begun is not None and self._path == _path(serial):
             with contextlib.suppress(Unavailable):
-                return self._begun.get()
+                self._begun.get()
+                return
         patiently(lambda: self._coordinator.json("POST", _path(serial), counted))
 
     def _send(self) -> None:

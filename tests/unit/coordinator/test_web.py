@@ -43,6 +43,9 @@ class Web:
             document = answer.get_json(force=True)
             assert document["status"] == status and document["instance"] == path.partition("?")[0]
             return document["code"]
+        if status == 204:
+            assert not answer.data
+            return None
         return answer.get_json()
 
     def post(self, path: str, body: Any, status: int = 200, **options: Any) -> Any:
@@ -89,7 +92,7 @@ class Web:
         }
         return self.post(f"{BASE}/claims", body | changes, status)
 
-    def seal(self, serial: int, status: int = 200, **changes: Any) -> Any:
+    def seal(self, serial: int, status: int = 204, **changes: Any) -> Any:
         body = {"job": "digits", "node": "node-0", "slot": 3, "generation": 1, "digest": "d"}
         return self.post(f"{BASE}/claims/{serial}/sealed", body | changes, status)
 
