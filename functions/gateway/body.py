@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import socket
 import sys
 import termios
@@ -21,6 +22,7 @@ import time
 from typing import Any
 
 from gevent import Timeout, get_hub
+from gevent.monkey import get_original
 from gevent.socket import socket as GeventSocket
 from gevent.socket import wait as wait_event
 from gunicorn.http.body import ChunkedReader, LengthReader
@@ -31,6 +33,7 @@ from functions.gateway.turns import PATIENCE, Turns
 from lifl.errors import LiflError
 
 READ = 1
+_blocking_poll = get_original("select", "poll")  # gevent's own would let others run
 LOW_WATER = 256 << 10  # bytes worth waking up for
 CHUNK = 256 << 10
 LINGER_SECONDS = 10.0
@@ -64,6 +67,7 @@ class RequestBody:
         self._waited = 0.0
         self._turn = turns.join()
         self._watcher: Any = None
+        self._poll: Any = None
         self._low_water = 1
         self._buffered = b""
         self._superseded = False
@@ -190,9 +194,9 @@ class RequestBody:
 
     def _receive(self, view: memoryview) -> int:
         while True:
-            self._turn.take(self._reader.length)
+            self._turn.take(self._reader.length, self._arrived)
             try:
-                count = os.readv(self._sock.fileno(), [view])
+                count = os.readv(self._sock.fileno(), [view[: self._turn.most]])
             except BlockingIOError:
                 slowest = int(self._rate * self._idle)  # less than that by then is too slow
                 self._wait(max(1, min(len(view), LOW_WATER, slowest)))
@@ -200,6 +204,7 @@ class RequestBody:
             except ConnectionError as e:
                 raise ClientGone(str(e)) from e
             if count:
+                self._turn.read(count)
                 return count
             raise ClientGone("the client closed its connection in the middle of the body")
 
@@ -209,10 +214,12 @@ class RequestBody:
             self._set_low_water(wanted)
         if self._watcher is None:
             self._watcher = get_hub().loop.io(self._sock.fileno(), READ)
+            self._poll = _blocking_poll()
+            self._poll.register(self._sock.fileno(), select.POLLIN)
         began = time.monotonic()
-        if self._turn.streams and self._comes_soon():
+        if self._comes_soon():
             return
-        self._turn.give()
+        self._turn.paused()
         try:
             wait_event(self._watcher, timeout=self._idle, timeout_exc=TimeoutError())
         except TimeoutError:
@@ -222,7 +229,10 @@ class RequestBody:
             raise self._too_slow()
 
     def _comes_soon(self) -> bool:
-        """Wait for data as long as an upload that streams may keep its turn."""
+        """Wait for data as long as is no pause yet."""
+        left = min(self._turn.share_left, PATIENCE)
+        if left > 0 and self._poll.poll(left * 1000):
+            return True
         try:
             wait_event(self._watcher, timeout=PATIENCE, timeout_exc=TimeoutError())
         except TimeoutError:
@@ -231,8 +241,15 @@ class RequestBody:
 
     def _some_wait(self) -> bool:
         """Whether data wait on the socket, though less than was wanted."""
+        return self._queued() > 0
+
+    def _queued(self) -> int:
         answer = fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, bytes(4))
-        return int.from_bytes(answer, sys.byteorder) > 0
+        return int.from_bytes(answer, sys.byteorder)
+
+    def _arrived(self) -> int:
+        """Return how many bytes of the body have come, read or not."""
+        return self.received + self._queued()
 
     def _silent(self) -> Refused:
         return Refused(408, "body-idle", f"no data came for {self._idle:.0f} s", retry_after=1.0)

@@ -1,11 +1,12 @@
-"""Whose bytes are read next, when several uploads come in fast.
+"""Whose bytes are read next, when several uploads come in faster than they can be read.
 
-Why: if all uploads are read evenly, all end together, and everything that
-follows (adding them up) is left for the end. So one at a time is read, the one
+Why: if all were read evenly, all would end together, and everything that
+follows (adding them up) would be left for the end. So one at a time is read, the one
 with least left first, and the others' senders are held back by their full
-sockets; each update is aggregated while the next arrives. An upload keeps the
-turn over a short wait only if its data come about as fast as they can be read; one that
-trickles gives it back at once, so slow clients hold up nobody.
+sockets; each update is aggregated while the next arrives. Only an upload that streams
+takes part: one that comes in fast and was read for a while without a pause. Slow
+ones, however many, are read as their bytes come: they neither wait here nor hold
+anybody up, even if much of them has piled up because the gateway is busy.
 
 It must not do I/O.
 """
@@ -13,16 +14,23 @@ It must not do I/O.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import gevent
 from gevent.event import Event
 
 STREAMING_BYTES = 1 << 20
-"""Read since the turn began, this many bytes make an upload one that streams."""
+"""Read without a pause, this many bytes make an upload one that streams."""
+STREAMING_RATE = 10e6
+"""Bytes per second, on average since it began, of an upload that streams."""
 PATIENCE = 0.004
-"""Seconds that a streaming upload keeps the turn without data."""
-AGE = 0.1
+"""Seconds without data that are no pause yet; the holder of the turn keeps it so long."""
+AGE = 0.5
 """Seconds after which the longest waiting goes first, however much it has left."""
+HOLD = 0.5
+"""Seconds for which one whose time came by age keeps the turn, and after which it is due again."""
+SHARE = 0.02
+"""Most seconds that the holder works without letting others, who had as long before, go on."""
 
 
 class Turns:
@@ -39,7 +47,7 @@ class Turns:
     def acquire(self, turn: Turn) -> None:
         """Make ``turn`` the holder, at once or when its time has come."""
         if self._holder is None:
-            self._holder = turn
+            self._give_to(turn, by_age=False)
             return
         turn.since = time.monotonic()
         turn.given.clear()
@@ -57,21 +65,29 @@ class Turns:
         """Give the turn on if ``turn`` holds it."""
         if self._holder is not turn:
             return
-        self._holder = self._next()
-        if self._holder is not None:
-            self._waiting.remove(self._holder)
-            self._holder.given.set()
+        self._holder = None
+        following = self._next()
+        if following is not None:
+            self._waiting.remove(following)
+            self._give_to(following, by_age=self._aged(following))
+            following.given.set()
 
     def ahead(self, turn: Turn) -> bool:
-        """Return whether somebody waits who should go before ``turn``."""
+        """Return whether somebody waits who should go before ``turn``, which holds it."""
         following = self._next()
-        return following is not None and (
-            following.remaining < turn.remaining or self._aged(following)
-        )
+        if following is None:
+            return False
+        if turn.by_age or self._aged(following):
+            return time.monotonic() - turn.began > HOLD
+        return following.remaining < turn.remaining
 
     def held_by(self, turn: Turn) -> bool:
         """Return whether ``turn`` is the holder."""
         return self._holder is turn
+
+    def _give_to(self, turn: Turn, *, by_age: bool) -> None:
+        self._holder = turn
+        turn.began, turn.by_age = time.monotonic(), by_age
 
     def _next(self) -> Turn | None:
         if not self._waiting:
@@ -89,17 +105,44 @@ class Turn:
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
-        self._taken = 0
+        self._started = time.monotonic()
+        self._burst = 0
         self.remaining = 0
         self.since = 0.0
+        self.began = 0.0
+        self.by_age = False
+        self._until = 0.0
         self.given = Event()
 
-    def take(self, remaining: int) -> None:
-        """Hold the turn, waiting for it if need be; ``remaining`` bytes are still to come."""
+    def take(self, remaining: int, arrived: Callable[[], int]) -> None:
+        """Hold the turn if this upload streams, waiting for it if need be; call it before a read.
+
+        ``remaining`` bytes are still to be read; ``arrived`` tells how many have
+        come so far, read or not.
+        """
         self.remaining = remaining
-        if not self._turns.held_by(self):
+        if self._burst < STREAMING_BYTES or self.streams:
+            return
+        elapsed = time.monotonic() - self._started
+        if arrived() >= STREAMING_RATE * elapsed:
             self._turns.acquire(self)
-            self._taken = remaining
+        else:
+            self._burst = 0
+            gevent.sleep(0)
+
+    @property
+    def most(self) -> int | None:
+        """How many bytes may be read at once; None for any number."""
+        return None if self.streams else STREAMING_BYTES
+
+    def read(self, count: int) -> None:
+        """Note that ``count`` bytes were read."""
+        self._burst += count
+
+    def paused(self) -> None:
+        """Note that no data came for longer than :data:`PATIENCE`."""
+        self._burst = 0
+        self.give()
 
     def give(self) -> None:
         """Give the turn back; nothing happens without it."""
@@ -107,13 +150,26 @@ class Turn:
 
     @property
     def streams(self) -> bool:
-        """Whether this upload holds the turn and has used it well."""
-        used = self._taken - self.remaining
-        return self._turns.held_by(self) and used >= STREAMING_BYTES
+        """Whether this upload holds the turn."""
+        return self._turns.held_by(self)
+
+    @property
+    def share_left(self) -> float:
+        """Return for how many seconds the holder need not let others run."""
+        return self._until - time.monotonic() if self.streams else 0.0
 
     def breathe(self) -> None:
-        """Let other events run, and uploads that should go first; call it between pieces."""
-        if self._turns.held_by(self) and self._turns.ahead(self):
+        """Let other events run, and uploads that should go first; call it between pieces.
+
+        If hundreds of others are ready, that takes long; the holder then reads for
+        as long as they took before it lets them run again.
+        """
+        if self.streams and self._turns.ahead(self):
             self.give()
-            self.take(self.remaining)
+            self._turns.acquire(self)
+        if self.share_left > 0:
+            return
+        began = time.monotonic()
         gevent.sleep(0)
+        ended = time.monotonic()
+        self._until = ended + min(ended - began, SHARE)

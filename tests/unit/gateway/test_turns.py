@@ -9,12 +9,18 @@ from functions.gateway import turns as module
 from functions.gateway.turns import STREAMING_BYTES, Turn, Turns
 
 
+def fast() -> int:
+    """Return how much of an upload has arrived that comes as fast as can be."""
+    return 1 << 40
+
+
 def queue(turns: Turns, order: list[int], *sizes: int) -> list[gevent.Greenlet]:
     """Let uploads of ``sizes`` ask for the turn, in this order, and note when each gets it."""
 
     def upload(size: int) -> None:
         turn = turns.join()
-        turn.take(size)
+        turn.read(STREAMING_BYTES)
+        turn.take(size, fast)
         order.append(size)
         turn.give()
 
@@ -25,15 +31,17 @@ def queue(turns: Turns, order: list[int], *sizes: int) -> list[gevent.Greenlet]:
 
 def held(turns: Turns, remaining: int) -> Turn:
     turn = turns.join()
-    turn.take(remaining)
+    turn.read(STREAMING_BYTES)
+    turn.take(remaining, fast)
+    assert turn.streams
     return turn
 
 
 def test_a_lone_upload_never_waits() -> None:
     turn = held(Turns(), 100)
-    turn.take(50)
+    turn.take(50, fast)
     turn.breathe()
-    turn.take(10)
+    turn.take(10, fast)
     turn.give()
 
 
@@ -62,23 +70,88 @@ def test_a_large_upload_lets_a_small_one_pass_between_two_pieces() -> None:
     large = held(turns, 1000)
     uploads = queue(turns, order, 10, 2000)
     large.breathe()
-    large.take(900)
+    large.take(900, fast)
     assert order == [10]
     large.give()
     gevent.joinall(uploads)
     assert order == [10, 2000]
 
 
-def test_an_upload_streams_once_it_has_read_much_in_one_turn() -> None:
-    turn = held(Turns(), 3 * STREAMING_BYTES)
-    turn.take(2 * STREAMING_BYTES + 1)
+def test_an_upload_streams_once_it_was_read_for_a_while_without_a_pause() -> None:
+    turn = Turns().join()
+    turn.read(STREAMING_BYTES - 1)
+    turn.take(1000, fast)
     assert not turn.streams
-    turn.take(2 * STREAMING_BYTES)
+    assert turn.most == STREAMING_BYTES
+    turn.paused()
+    turn.read(STREAMING_BYTES - 1)
+    turn.take(500, fast)
+    assert not turn.streams
+    turn.read(1)
+    turn.take(499, fast)
     assert turn.streams
-    turn.give()
+    assert turn.most is None
+    turn.paused()
     assert not turn.streams
-    turn.take(2 * STREAMING_BYTES)
+
+
+def test_a_slow_upload_does_not_stream_however_much_of_it_has_piled_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turn = Turns().join()
+    monkeypatch.setattr(module, "STREAMING_RATE", 1e18)
+    turn.read(4 * STREAMING_BYTES)
+    turn.take(1000, lambda: 5 * STREAMING_BYTES)
     assert not turn.streams
+
+
+def test_slow_uploads_neither_wait_nor_hold_up() -> None:
+    turns = Turns()
+    holder = held(turns, 1)
+    for _ in range(100):
+        slow = turns.join()
+        slow.read(STREAMING_BYTES // 4)
+        slow.take(10, fast)
+        slow.breathe()
+        slow.paused()
+    holder.breathe()
+    assert holder.streams
+
+
+def test_an_aged_upload_waits_for_the_holder_to_have_had_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "AGE", -1.0)
+    turns, order = Turns(), []
+    holder = held(turns, 1000)
+    uploads = queue(turns, order, 300, 100)
+    holder.breathe()
+    assert order == []
+    monkeypatch.setattr(module, "HOLD", -1.0)
+    holder.breathe()
+    assert order == [300, 100]
+    holder.give()
+    gevent.joinall(uploads)
+
+
+def test_who_came_by_age_is_not_passed_by_smaller_ones_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns, order = Turns(), []
+    holder, aged = held(turns, 1), turns.join()
+    aged.read(STREAMING_BYTES)
+    waiting = gevent.spawn(aged.take, 1000, fast)
+    gevent.sleep(0)
+    monkeypatch.setattr(module, "AGE", -1.0)
+    holder.give()
+    waiting.join()
+    monkeypatch.setattr(module, "AGE", 60.0)
+    uploads = queue(turns, order, 10)
+    aged.breathe()
+    assert order == []
+    aged.give()
+    gevent.joinall(uploads)
+    assert order == [10]
 
 
 def test_an_upload_that_is_killed_while_it_waits_leaves_the_queue() -> None:
