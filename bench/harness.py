@@ -86,8 +86,8 @@ def _cpu_of(pid: int) -> float:
 
 def _anonymous(pid: int) -> int:
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Anonymous:"):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):  # a counter; smaps would walk the whole pool's pages
                 return int(line.split()[1]) * 1024
     return 0
 

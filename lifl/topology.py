@@ -8,6 +8,7 @@ know how a plan was decided.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,6 +128,22 @@ class Plan:
     def children(self, name: str) -> Iterator[Role]:
         """Yield the roles that send to ``name``."""
         return (r for r in self.roles if r.parent == name)
+
+    def expected(self) -> dict[str, int]:
+        """Return how many client updates each role's output should cover, by its name.
+
+        A goal counts inputs; what it has beyond one for each child are updates.
+        """
+        by_name = {r.name: r for r in self.roles}
+        children = Counter(r.parent for r in self.roles)
+        found = dict.fromkeys(by_name, 0)
+        for role in self.roles:
+            own = max(0, role.goal - children[role.name])
+            above: Role | None = role
+            while above is not None:
+                found[above.name] += own
+                above = None if above.parent is None else by_name[above.parent]
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for a message or a file."""

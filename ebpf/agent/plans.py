@@ -67,6 +67,7 @@ class View:
         self._members = {m.endpoint: m for m in members}
         self._by_name = {m.name: m for m in self._members.values() if m.kind is Kind.AGGREGATOR}
         self._entry = [r.name for r in plan.entry(node)]
+        self._expected = plan.expected()
 
     # -- who is there -------------------------------------------------------------
 
@@ -184,7 +185,7 @@ class View:
         return RoleRow(
             assignment=self.plan.assignment,
             epoch=self.plan.epoch,
-            goal=role.goal,
+            goal=self._expected[role.name],
             timing=int(self.plan.timing is Timing.LAZY),
             final=top,
             parent_remote=remote,

@@ -136,10 +136,23 @@ def quiescent(view: View, items: Sequence[Item], names: dict[int, str]) -> list[
     ]
 
 
-def under_pressure(view: View, items: Sequence[Item], free: int, reserved: int) -> list[int]:
-    """Return the aggregator to flush when ingest has (almost) no slot left: the fullest."""
+def under_pressure(
+    view: View, items: Sequence[Item], free: int, reserved: int, slots: int
+) -> list[int]:
+    """Return the aggregators to flush when ingest has (almost) no slot left.
+
+    The fullest first, and as many as give back half of ingest's slots. Not one
+    whose output leaves for the coordinator, where nobody would add it to
+    anything: that one compacts what it holds by itself.
+    """
     if free > reserved + 1:
         return []
     held = holders(items)
-    fullest = max(view.aggregators, key=lambda e: held.get(e, 0), default=0)
-    return [fullest] if held.get(fullest, 0) > 0 else []
+    below = [e for e in view.aggregators if (role := view.role_of(e)) and role.parent]
+    chosen, missing = [], (slots - reserved) // 2
+    for endpoint in sorted(below, key=lambda e: -held.get(e, 0)):
+        if missing <= 0 or not held.get(endpoint):
+            break
+        chosen.append(endpoint)
+        missing -= held[endpoint]
+    return chosen

@@ -135,7 +135,8 @@ class Sweeper:
         if assignment in domain.closing:
             flush = quiescent(view, items, domain.names)
         else:
-            flush = under_pressure(view, items, pool.usage().free, pool.reserved)
+            slots = pool.geometry.slots
+            flush = under_pressure(view, items, pool.usage().free, pool.reserved, slots)
         for endpoint in flush:
             self._flush(domain, endpoint, assignment, now)
 

@@ -12,8 +12,11 @@ Rules held here:
 
 - Eager adds on arrival, lazy when the goal is reached; both keep Σ n·w and Σ n
   and divide once, at the top, so both give the same mean.
-- The goal is a hint. An output is sealed when it is reached or on a flush; what
-  arrives later starts another partial of the same assignment.
+- The goal, a number of client updates, is a hint. An output is sealed when it covers
+  so many or on a flush; what arrives later starts another partial of the assignment.
+- Added inputs stay leased until an output that covers them is sealed. When the pool
+  runs out of slots, an aggregator that holds several *compacts*: it seals what it
+  has, which frees them, and takes that partial as the first input of the next sum.
 - Several assignments may be open at once. A role change touches none of them.
 - Inputs of one output have disjoint covers; one that overlaps is refused.
 
@@ -52,6 +55,8 @@ from lifl.update import Schema
 from lifl.wire import Descriptor, Opcode
 
 LAZY = 1
+COMPACT_INPUTS = 4
+"""From so many inputs on compacting frees more slots than its pass over the sum is worth."""
 REMEMBERED_ROLES = 16
 RETRY_SECONDS = 0.05
 _NO_ROLE = RoleRow(assignment=0, epoch=0, goal=0, timing=0, final=False)
@@ -70,10 +75,11 @@ class _Sum:
     cover: set[int] = field(default_factory=set)
     weight: float = 0.0
     flushing: bool = False
+    compacting: bool = False
     divided: bool = False
 
     @property
-    def count(self) -> int:
+    def inputs(self) -> int:
         return len(self.added) + len(self.waiting)
 
 
@@ -108,8 +114,8 @@ class Machine:
             case NoRoom(assignment):
                 return self._no_room(assignment)
             case Sealed(assignment):
-                del self._sums[assignment]
-                return []
+                total = self._sums.pop(assignment)
+                return [Take(total.output)] if total.compacting and total.output else []
             case Fenced(assignment):
                 return self._fenced(assignment)
             case Flush(assignment):
@@ -139,6 +145,7 @@ class Machine:
         total.waiting.append(taken)
         total.cover.update(taken.cover)
         total.weight += taken.entry.weight
+        total.compacting = taken.scarce and total.inputs >= COMPACT_INPUTS
         return self._advance(total)
 
     @staticmethod
@@ -156,8 +163,9 @@ class Machine:
 
     def _advance(self, total: _Sum) -> list[Instruction]:
         role = self._roles.get(total.assignment, _NO_ROLE)
-        done = total.flushing or 0 < role.goal <= total.count
-        if not done and (role.timing == LAZY or not total.waiting):
+        done = total.flushing or 0 < role.goal <= len(total.cover)
+        total.compacting = total.compacting and not done
+        if not (done or total.compacting) and (role.timing == LAZY or not total.waiting):
             return []
         if total.output is None:
             return [OpenOutput(total.assignment, total.schema, total.span)]
@@ -170,7 +178,7 @@ class Machine:
             steps.append(Add(total.assignment, item.ref, item.entry, divide_by))
             total.added.append(item.ref)
         total.waiting.clear()
-        if done:
+        if done or total.compacting:
             steps.append(self._seal(total, total.output, mean))
         return steps
 
@@ -184,6 +192,7 @@ class Machine:
             divide_by=total.weight if mean and not total.divided else 1.0,
             cover=tuple(sorted(total.cover)),
             inputs=tuple(total.added),
+            keep=total.compacting,
         )
 
     def _no_room(self, assignment: int) -> list[Instruction]:

@@ -145,7 +145,8 @@ class Performer:
         except (UpdateError, ConfigError) as e:
             self._refuse(ref, str(e))
             return None
-        return Taken(ref, entry, tuple(self._pool.cover(ref.slot).tolist()), schema)
+        cover = tuple(self._pool.cover(ref.slot).tolist())
+        return Taken(ref, entry, cover, schema, self._pool.scarce)
 
     def _view(self, ref: SlotRef, entry: SlotEntry) -> View:
         whole = self._pool.slot_bytes(ref.slot)
@@ -226,7 +227,8 @@ class Performer:
         del self._outputs[step.assignment]
         self._stats.partials += 1
         crash.point("after-seal")
-        self._send(output.ref, step.assignment)
+        if not step.keep:
+            self._send(output.ref, step.assignment)
         return Sealed(step.assignment)
 
     def _send(self, ref: SlotRef, assignment: int) -> None:

@@ -25,12 +25,16 @@ class Received(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """An object is ours; ``cover`` are the serials of the updates in it."""
+    """An object is ours; ``cover`` are the serials of the updates in it.
+
+    ``scarce`` says that the pool has hardly a slot left for updates.
+    """
 
     ref: SlotRef
     entry: SlotEntry
     cover: tuple[int, ...]
     schema: Schema
+    scarce: bool = False
 
 
 class Opened(NamedTuple):
@@ -120,7 +124,8 @@ class SealAndSend(NamedTuple):
     """Finish the output, commit it and send its descriptor; answers Sealed or Fenced.
 
     ``weight`` is Σ n. ``divide_by`` other than 1 asks for a pass of its own over
-    the result. ``mean`` says that the output is then a mean.
+    the result. ``mean`` says that the output is then a mean. With ``keep`` nothing
+    is sent: the machine takes the output itself.
     """
 
     assignment: int
@@ -130,6 +135,7 @@ class SealAndSend(NamedTuple):
     divide_by: float
     cover: tuple[int, ...]
     inputs: tuple[SlotRef, ...]
+    keep: bool = False
 
 
 class Forget(NamedTuple):

@@ -14,6 +14,7 @@ that it may be refused. It must not parse HTTP, and must not know rounds' rules.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +32,14 @@ from functions.gateway.upload import UploadHead
 from functions.gateway.views import JobView
 from lifl import crash
 from lifl.client.http import HttpClient
-from lifl.errors import Fenced, LiflError, Unavailable
+from lifl.errors import Fenced, LiflError, PoolFull, Unavailable
 from lifl.store import Pool, Seal, SlotKind, SlotRef
 from lifl.wire import Descriptor, Opcode, pages_of
 
 CONFIRM_SECONDS = 15.0
+SLOT_SECONDS = 1.0
+SLOT_PAUSE = 0.02
+SLOT_WAITERS = 32
 EARLY_BYTES = 8 << 20  # what comes while the coordinator prepares to be asked
 Granted = dict[str, Any]
 
@@ -73,6 +77,7 @@ class Ingest:
         self._node = node
         self._boot = boot
         self._bodies: dict[tuple[str, str], RequestBody] = {}
+        self._hoping = 0
 
     def take(self, view: JobView, number: int, head: UploadHead, body: RequestBody) -> Receipt:
         """Take one upload for round ``number``.
@@ -97,9 +102,7 @@ class Ingest:
                     return _same(granted, compare(body, limits, upload.hashes))
         with self._newest(upload), attachment.use() as pool:
             try:
-                ref = pool.reserve(
-                    SlotKind.UPDATE, attachment.endpoint, view.assignment, ingest=True
-                )
+                ref = self._reserve(pool, attachment.endpoint, view.assignment)
             except LiflError:
                 self._withdraw(upload)
                 raise
@@ -130,6 +133,27 @@ class Ingest:
         except TimeoutError:
             raise Unavailable("the coordinator does not answer; send the update again") from None
         return Receipt(seal.serial, duplicate=False)
+
+    def _reserve(self, pool: Pool, endpoint: int, assignment: int) -> SlotRef:
+        """Reserve a slot; if there is none, a few uploads may wait a little for one.
+
+        Raises
+        ------
+        PoolFull
+            if none became free, or enough others wait.
+        """
+        deadline = time.monotonic() + SLOT_SECONDS
+        self._hoping += 1
+        try:
+            while True:
+                try:
+                    return pool.reserve(SlotKind.UPDATE, endpoint, assignment, ingest=True)
+                except PoolFull:
+                    if self._hoping > SLOT_WAITERS or time.monotonic() > deadline:
+                        raise
+                gevent.sleep(SLOT_PAUSE)
+        finally:
+            self._hoping -= 1
 
     def _receive(self, upload: _Upload, slot: memoryview) -> Document:
         """Receive the body while the claim is asked for; stops early if that is refused."""

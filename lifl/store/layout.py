@@ -202,8 +202,8 @@ class SlotEntry(NamedTuple):
 class RoleRow(NamedTuple):
     """What the agent tells one aggregator about its part in an assignment.
 
-    ``goal`` is a hint; ``timing`` 0 is eager, 1 lazy; ``final`` asks for the
-    mean; ``[lo, hi)`` is the element range, ``hi`` 0 meaning to the end;
+    ``goal`` is how many client updates its output should cover, a hint;
+    ``timing`` 0 is eager, 1 lazy; ``final`` asks for the mean; ``[lo, hi)`` is the element range, ``hi`` 0 meaning to the end;
     ``parent_remote`` says the output leaves the node through the gateway.
     """
 

@@ -16,6 +16,7 @@ from lifl.errors import PoolDamaged
 from lifl.store.layout import RoleRow, SlotEntry, SlotKind, SlotRef, SlotState
 from lifl.store.memory import PoolMemory
 
+SPARE = 2
 _FREE = int(SlotState.FREE)
 
 
@@ -86,6 +87,12 @@ class PoolTable(PoolMemory):
         )
         peak = int(self._header["peak"])
         return PoolUsage(self.geometry.slots, free, writing, sealed, taken, retired, peak)
+
+    @property
+    def scarce(self) -> bool:
+        """Whether there is hardly a slot left for updates."""
+        free = int(np.count_nonzero(self._col["state"] == _FREE))
+        return free <= self.reserved + SPARE
 
     def reset_peak(self) -> None:
         """Start measuring ``peak_in_use`` anew, from what is in use now."""

@@ -40,6 +40,12 @@ def test_a_lone_top_takes_the_updates_itself() -> None:
     assert [r.name for r in lone.entry("node-0")] == ["top"]
 
 
+def test_every_output_should_cover_the_updates_below_it() -> None:
+    assert TREE.expected() == {"a": 2, "b": 2, "c": 2, "mid": 4, "top": 6}
+    own = plan(Role("leaf", "node-1", Level.LEAF, 3, "top"), Role("top", "node-0", Level.TOP, 5))
+    assert own.expected() == {"leaf": 3, "top": 7}
+
+
 def test_a_plan_survives_json() -> None:
     assert Plan.from_json(json.loads(json.dumps(TREE.to_json()))) == TREE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from functions.aggregator.machine import REMEMBERED_ROLES, RETRY_SECONDS, Machine
+from functions.aggregator.machine import COMPACT_INPUTS, REMEMBERED_ROLES, RETRY_SECONDS, Machine
 from functions.aggregator.steps import (
     Add,
     Fenced,
@@ -218,6 +218,36 @@ def test_refused_inputs_leave_the_sum_alone(bad, reason):
     assert refusal.ref == SlotRef(2, 1)
     assert reason in refusal.reason
     assert feed(m, taken(3, 1.0))[-1].cover == (1, 3)
+
+
+def test_scarce_slots_make_it_seal_what_it_has_and_go_on_from_there():
+    m = machine(role(goal=9, final=True))
+    few = [taken(i)._replace(scarce=True) for i in range(1, COMPACT_INPUTS)]
+    assert SealAndSend not in kinds(feed(m, *few))
+    steps = feed(m, taken(8, 2.0)._replace(scarce=True))
+    assert kinds(steps) == [Add, SealAndSend, Take]
+    seal = steps[1]
+    assert (seal.keep, seal.mean, seal.divide_by) == (True, False, 1.0)
+    assert len(seal.inputs) == COMPACT_INPUTS
+    assert steps[2] == Take(OUT)
+    kept = taken(99, seal.weight, cover=seal.cover, kind=SlotKind.PARTIAL)
+    assert kinds(feed(m, kept)) == [OpenOutput, Add]
+    (last,) = feed(m, Flush(1))
+    assert (last.keep, last.mean, last.cover) == (False, True, seal.cover)
+
+
+def test_at_the_goal_nothing_is_compacted():
+    m = machine(role(goal=COMPACT_INPUTS))
+    steps = feed(m, *(taken(i)._replace(scarce=True) for i in range(COMPACT_INPUTS)))
+    assert steps[-1].keep is False
+
+
+def test_a_partial_counts_as_the_updates_it_covers():
+    m = machine(role(goal=5))
+    steps = feed(m, taken(1, cover=(1, 2, 3), kind=SlotKind.PARTIAL))
+    assert SealAndSend not in kinds(steps)
+    steps = feed(m, taken(2, cover=(4, 5), kind=SlotKind.PARTIAL))
+    assert isinstance(steps[-1], SealAndSend)
 
 
 def test_a_weight_of_zero_is_never_divided_by():

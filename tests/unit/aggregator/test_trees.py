@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from functions.aggregator.blas import NumpyKernel
+from functions.aggregator.machine import COMPACT_INPUTS
 from lifl.store import RoleRow, SlotState
 from lifl.update import Schema
 
@@ -43,13 +44,13 @@ def grow(rng, clients: int) -> tuple[list[int], list[int | None]]:
 
 def run(node, rng, leaf_of, parents, updates, samples, timing, exact_goals, flushes):
     """Send all updates through the tree in random order; return what the coordinator has."""
-    arrivals = np.bincount(leaf_of, minlength=len(parents))
+    expected = np.bincount(leaf_of, minlength=len(parents))
+    for child, parent in enumerate(parents):  # parents come after their children
+        if parent is not None and parent > child:
+            expected[parent] += expected[child]
     aggs = []
     for i, parent in enumerate(parents):
-        expected = int(arrivals[i]) + sum(
-            1 for child, p in enumerate(parents) if p == i and (arrivals[child] or child in parents)
-        )
-        goal = max(1, expected) if exact_goals else int(rng.integers(1, 6))
+        goal = max(1, int(expected[i])) if exact_goals else int(rng.integers(1, 6))
         aggs.append(node.aggregator(RoleRow(1, 1, goal, timing, final=parent is None)))
     for agg, parent in zip(aggs, parents, strict=True):
         agg.wire.target = node.sink if parent is None else aggs[parent].inbox
@@ -124,3 +125,35 @@ def test_same_order_same_bits(node_class, timing):
         means.append(got[0].tobytes())
         node.pool.close()
     assert means[0] == means[1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    clients=st.integers(10, 200),
+    timing=st.sampled_from([EAGER, LAZY]),
+)
+def test_a_lone_top_compacts_instead_of_filling_the_pool(
+    node_class, reference, seed, clients, timing
+):
+    rng = np.random.default_rng(seed)
+    updates = [model(rng) for _ in range(clients)]
+    samples = [int(n) for n in rng.integers(1, 1000, clients)]
+    node = node_class(SCHEMA, slots=COMPACT_INPUTS + 6, kernel=NumpyKernel())
+    try:
+        node.pool.reserved = 2
+        top = node.aggregator(RoleRow(1, 1, clients, timing, final=True))
+        for arrays, n in zip(updates, samples, strict=True):
+            top.inbox.append(node.upload(arrays, n))
+            node.settle()
+        assert len(node.sink) == 1
+        mean, integers, weight, cover = node.collect()
+        assert cover == set(range(1, clients + 1))
+        assert weight == sum(samples)
+        size = reference(SCHEMA, [{"w": np.abs(u["w"])} for u in updates], samples)
+        error = np.abs(mean - reference(SCHEMA, updates, samples))
+        assert np.all(error <= 1e-6 * (clients + 8) * size)
+        assert int.from_bytes(integers, "little") == max(int(u["steps"][0]) for u in updates)
+        assert node.states() == {SlotState.FREE}
+    finally:
+        node.pool.close()
