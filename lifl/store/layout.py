@@ -203,7 +203,8 @@ class RoleRow(NamedTuple):
     """What the agent tells one aggregator about its part in an assignment.
 
     ``goal`` is how many client updates its output should cover, a hint;
-    ``timing`` 0 is eager, 1 lazy; ``final`` asks for the mean; ``[lo, hi)`` is the element range, ``hi`` 0 meaning to the end;
+    ``timing`` 0 is eager, 1 lazy; ``final`` asks for the mean; ``[lo, hi)`` is the
+    element range, ``hi`` 0 meaning to the end;
     ``parent_remote`` says the output leaves the node through the gateway.
     """
 

@@ -435,7 +435,8 @@ def test_an_ended_assignment_leaves_nothing(agent, functions, gateway):
 
 
 def test_pool_pressure_flushes(agent, functions, gateway):
-    agent.admin.apply(plan(("agg-1", Level.TOP, None), assignment=1))
+    leaf, top = ("agg-1", Level.LEAF, "agg-top"), ("agg-top", Level.TOP, None)
+    agent.admin.apply(plan(leaf, top, assignment=1))
     function = functions("agg-1")
     free = agent.admin.pools()[JOB].free - gateway.pool.reserved
     for serial in range(free - 1):
