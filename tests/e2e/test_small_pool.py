@@ -1,0 +1,33 @@
+"""A round with many more updates than the pool has slots for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lifl.platform import doctor
+
+from .kit import MARKS, Platform, platform
+
+CLIENTS = MARKS
+SLOTS = 16
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Platform]:
+    dataplane, _ = doctor.default_dataplane()
+    with platform(dataplane=dataplane) as up:
+        yield up
+
+
+@pytest.mark.parametrize("timing", ["eager", "lazy"])
+def test_every_update_finds_room_in_the_end(running: Platform, timing: str) -> None:
+    job = running.submit(f"small-{timing}", clients=CLIENTS, slots=SLOTS, timing=timing)
+    for number in (1, 2):
+        assert job.open_round(number - 1)["round"] == number
+        job.deliver_all(number)
+        job.check(number)
+    assert running.usage(job.name).peak_in_use <= SLOTS
+    assert [row["attempts"] for row in job.history()] == [1, 1]
+    job.stop()
