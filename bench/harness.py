@@ -67,8 +67,14 @@ class Platform:
         return sum(_cpu_of(pid) for pid in [*self.pids(), self.state["pid"]])
 
     def private_bytes(self) -> int:
-        """Return anonymous memory of all platform processes: what is theirs, not the pool's."""
-        return sum(_anonymous(pid) for pid in self.pids())
+        """Return anonymous memory of all platform processes: what is theirs, not the pool's.
+
+        Pages that a gunicorn master shares with its worker count once.
+        """
+        supervisor = psutil.Process(self.state["pid"])
+        found = {p.pid: p.ppid() for p in supervisor.children(recursive=True)}
+        parents = set(found.values())
+        return sum(_private(p) if p in parents else _anonymous(p) for p in found)
 
     def admin(self, node: str = "node-0") -> AgentAdmin:
         """Return a connection to a node's agent."""
@@ -85,9 +91,17 @@ def _cpu_of(pid: int) -> float:
 
 
 def _anonymous(pid: int) -> int:
+    return _kilobytes(f"/proc/{pid}/status", "RssAnon:")  # smaps would walk the pool's pages
+
+
+def _private(pid: int) -> int:
+    return _kilobytes(f"/proc/{pid}/smaps_rollup", "Private_Dirty:")  # of who maps no pool
+
+
+def _kilobytes(path: str, key: str) -> int:
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):  # a counter; smaps would walk the whole pool's pages
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(key):
                 return int(line.split()[1]) * 1024
     return 0
 
@@ -217,8 +231,8 @@ class Job:
     def update_sealed(self, sent: Sent) -> float:
         """Return when (monotonic seconds) the one update sent since ``sent`` began was sealed."""
         rows = self.platform.admin().slots(self.name, int(sent.started * 1e9))
-        (row,) = (r for r in rows if r.kind is SlotKind.UPDATE)
-        return row.sealed_ns / 1e9
+        (sealed,) = (r.sealed_ns for r in rows if r.kind is SlotKind.UPDATE)
+        return sealed / 1e9
 
     def status(self) -> dict[str, Any]:
         """Return the job's progress."""

@@ -21,7 +21,7 @@ from bench.figures import Figure, at_least, ratios
 from bench.floor import receive
 from bench.sizes import BYTES
 
-CLIENTS = 2
+CLIENTS = 4
 ROUNDS = 9
 WARM = 2
 SETTLE_SECONDS = 0.01  # lets the leaf finish adding before the next pair is timed
@@ -35,7 +35,8 @@ def run() -> list[Figure]:
 
 def _figure(platform: harness.Platform, label: str, nbytes: int) -> Figure:
     document = harness.model_document(nbytes)
-    job = harness.Job(platform, f"ingest-{label}", document, clients=CLIENTS, slots=8)
+    name = f"ingest-{label}"
+    job = harness.Job(platform, name, document, clients=CLIENTS, fan_in=CLIENTS, slots=10)
     pairs: list[tuple[float, float, float]] = []
     try:
         with (
@@ -44,14 +45,17 @@ def _figure(platform: harness.Platform, label: str, nbytes: int) -> Figure:
         ):
             current = job.ready()
             for _ in range(ROUNDS + WARM):
-                for request in job.requests(current):
+                *measured, last = job.requests(current)
+                for request in measured:
                     posted = _post(job, client, request)
                     pairs.append((*posted, _raw(client, listener, document)))
                     time.sleep(SETTLE_SECONDS)
+                client.start([last])  # ends the round, after which the slots are used again
+                job.check(client.wait())
                 current = job.ready(after=current["round"])
     finally:
         job.stop()
-    sealed, answered, raw = zip(*pairs[WARM * CLIENTS :], strict=True)
+    sealed, answered, raw = zip(*pairs[WARM * (CLIENTS - 1) :], strict=True)
     notes = {
         "sealed_ms": _ms(sealed),
         "answered_ms": _ms(answered),

@@ -2,7 +2,9 @@
 
 Counted in models: slots in use at once (the pool's own high-water mark) plus
 anonymous memory that the platform's processes grew by over the idle platform,
-sampled every 10 ms. Clients retry on 503 as the SDK does.
+sampled every 10 ms. Of 200 small models only the slots are counted, against those
+that the pool has: what the aggregators' processes weigh by themselves, noted in
+MB, is no matter of models. Clients retry on 503 as the SDK does.
 """
 
 from __future__ import annotations
@@ -63,13 +65,14 @@ def _figure(
                     _post_all(job, senders, job.requests(current))
                     job.wait_for_version(current["version"] + 1)
                 usage = platform.admin().pools()[name]
-                grown = max(0, sampler.peak - idle) / len(document)
-                peaks.append(usage.peak_in_use + grown)
+                grown = max(0, sampler.peak - idle)
+                few = grown / len(document) if clients == CLIENTS else 0
+                peaks.append(usage.peak_in_use + few)
                 current = job.ready(after=current["round"])
     finally:
         job.stop()
     geometry = job.status()["geometry"]
-    bar = clients + len(plan.roles) + 2 if clients == CLIENTS else geometry["slots"] + 2
+    bar = clients + len(plan.roles) + 2 if clients == CLIENTS else geometry["slots"]
     return Figure(
         key,
         "models",
@@ -78,7 +81,7 @@ def _figure(
         {
             "pool_slots": geometry["slots"],
             "peak_slots": usage.peak_in_use,
-            "grown_private_models": round(grown, 2),
+            "grown_private_mb": round(grown / 1e6),
             "idle_private_mb": round(idle / 1e6),
             "aggregators": len(plan.roles),
             "tree": tree(plan),

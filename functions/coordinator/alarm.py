@@ -30,7 +30,7 @@ class Alarm:
         self._tick = tick
         self._overslept = overslept
         self._changed = threading.Condition()
-        self._rung = False
+        self._rung: float | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="alarm", daemon=True)
 
@@ -38,11 +38,13 @@ class Alarm:
         """Begin."""
         self._thread.start()
 
-    def ring(self) -> None:
-        """Have ``tick`` called now: something may be due earlier than it said."""
+    def ring(self, within: float = 0.0) -> None:
+        """Have ``tick`` called ``within`` seconds: something may be due earlier than it said."""
+        at = time.monotonic() + within
         with self._changed:
-            self._rung = True
-            self._changed.notify()
+            if self._rung is None or at < self._rung:
+                self._rung = at
+                self._changed.notify()
 
     def close(self) -> None:
         """End the thread and wait for it."""
@@ -58,11 +60,18 @@ class Alarm:
             except LiflError as e:
                 log.warning("what is due will be tried again: %s", e)
                 pause = RETRY_SECONDS
-            asleep = time.monotonic()
-            with self._changed:
-                if not self._rung:
-                    self._changed.wait(pause)
-                self._rung = False
-            late = time.monotonic() - asleep - pause
+            late = self._sleep(time.monotonic() + pause)
             if late > OVERSLEPT_SECONDS:
                 self._overslept(late)
+
+    def _sleep(self, until: float) -> float:
+        """Wait until it rings, at the latest ``until``; return how many seconds it is later."""
+        with self._changed:
+            while not self._closed:
+                rung = until if self._rung is None else min(until, self._rung)
+                left = rung - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            self._rung = None
+        return time.monotonic() - until

@@ -76,8 +76,13 @@ class Engine(threading.Thread):
         self._commit_after = 0.0
         job.wakers.append(self.wake)
 
-    def wake(self) -> None:
-        """Have the thread look at the round again."""
+    def wake(self, within: float = 0.0) -> None:
+        """Have the thread look at the round again.
+
+        Nothing happens if that has time: then partials are still to come, and wake it.
+        """
+        if within > 0:
+            return
         with self._bell_lock:
             if self._bell >= 0:
                 os.eventfd_write(self._bell, 1)

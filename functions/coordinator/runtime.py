@@ -36,7 +36,7 @@ from lifl import crash
 from lifl.errors import LiflError, Unavailable
 from lifl.update import Schema
 
-SECONDS = {Notice.SOON: 0.1, Notice.SHORTLY: 0.02}
+SECONDS = {Notice.SOON: 0.1, Notice.SHORTLY: 0.02, Notice.NOW: 0.0}
 Tell = Callable[[], None]
 _ENDED = {Phase.DONE: JobState.DONE, Phase.STOPPED: JobState.STOPPED, Phase.FAILED: JobState.FAILED}
 
@@ -87,7 +87,7 @@ class Job:
         self.schema = Schema.from_json(record.schema)
         self.version = snapshot.version
         self.model: ModelPlace | None = None
-        self.wakers: list[Callable[[], None]] = []
+        self.wakers: list[Callable[[float], None]] = []
         self._store = store
         self._revisions = revisions
         self._clock = clock
@@ -304,7 +304,7 @@ class Job:
             self._revisions.bump_within(SECONDS[notice])
         if notice >= Notice.SHORTLY:
             for wake in self.wakers:
-                wake()
+                wake(SECONDS[notice])
 
     def _flush(self) -> None:
         """Write what is not written yet; what fails is tried again with the next event."""

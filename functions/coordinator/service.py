@@ -34,13 +34,15 @@ from functions.coordinator.view import job_head, job_status, job_view
 from functions.coordinator.watch import Revisions
 from lifl.auth import MIN_KEY_BYTES
 from lifl.dataplane.registration import Registration
-from lifl.errors import LiflError
+from lifl.errors import LiflError, Unavailable
 from lifl.settings import FunctionSettings
 
 log = logging.getLogger("lifl.coordinator")
 
 IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 1.0
+STOP_SECONDS = 8.0
+STOP_PAUSE = 0.05
 
 
 def connect_to_agent(function: FunctionSettings) -> Connect:
@@ -165,11 +167,25 @@ class Coordinator:
             self._receiving.discard(name)
 
     def stop(self, name: str) -> JobRecord:
-        """End a job for good; nothing happens if it is over."""
+        """End a job for good, after the version that is being made; nothing happens if it is over.
+
+        Raises
+        ------
+        Unavailable
+            if that takes longer than STOP_SECONDS.
+        """
         job = self._jobs.get(name)
         if job is not None:
-            job.end(Phase.STOPPED, "stopped by request")
-            return job.record
+            deadline = time.monotonic() + STOP_SECONDS
+            while True:
+                try:
+                    job.end(Phase.STOPPED, "stopped by request")
+                except Unavailable:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(STOP_PAUSE)
+                else:
+                    return job.record
         with self._lock:
             record = replace(self.record(name), state=JobState.STOPPED)
             self.store.put_job(record)
