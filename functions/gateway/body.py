@@ -19,6 +19,7 @@ import socket
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from gevent import Timeout, get_hub
@@ -164,21 +165,41 @@ class RequestBody:
                 left -= count
                 self.breathe()
 
+    def some(self, view: memoryview) -> int:
+        """Read what is there now into ``view``; return how many bytes, 0 if none are.
+
+        Only for a body of known length that is not complete. Raises as :meth:`fill`.
+        """
+        with self._superseding():
+            count = self._some_plain(view, wait=False)
+        self.received += count
+        return count
+
+    def wait(self) -> None:
+        """Wait until there is something to read; raises as :meth:`fill`."""
+        with self._superseding():
+            self._wait(self._reader.length)
+
     def _some(self, view: memoryview) -> int:
         if self._ended:
             return 0
-        try:
+        with self._superseding():
             count = self._some_plain(view) if self._plain else self._some_chunked(view)
+        self.received += count
+        return count
+
+    @contextlib.contextmanager
+    def _superseding(self) -> Iterator[None]:
+        try:
+            yield
         except ClientGone:
             if self._superseded:
                 raise Refused(
                     409, "superseded", "this client began another upload of its update"
                 ) from None
             raise
-        self.received += count
-        return count
 
-    def _some_plain(self, view: memoryview) -> int:
+    def _some_plain(self, view: memoryview, *, wait: bool = True) -> int:
         left = self._reader.length
         if len(view) > left:
             view = view[:left]
@@ -188,28 +209,30 @@ class RequestBody:
             self._buffered = self._buffered[count:]
         else:
             count = self._receive(view)
+            while wait and not count:
+                self._wait(len(view))
+                count = self._receive(view)
         self._reader.length = left - count
         self._ended = count == left
         return count
 
     def _receive(self, view: memoryview) -> int:
-        while True:
-            self._turn.take(self._reader.length, self._arrived)
-            try:
-                count = os.readv(self._sock.fileno(), [view[: self._turn.most]])
-            except BlockingIOError:
-                slowest = int(self._rate * self._idle)  # less than that by then is too slow
-                self._wait(max(1, min(len(view), LOW_WATER, slowest)))
-                continue
-            except ConnectionError as e:
-                raise ClientGone(str(e)) from e
-            if count:
-                self._turn.read(count)
-                return count
+        self._turn.take(self._reader.length, self._arrived)
+        try:
+            count = os.readv(self._sock.fileno(), [view[: self._turn.most]])
+        except BlockingIOError:
+            return 0
+        except ConnectionError as e:
+            raise ClientGone(str(e)) from e
+        if not count:
             raise ClientGone("the client closed its connection in the middle of the body")
+        self._turn.read(count)
+        return count
 
     def _wait(self, wanted: int) -> None:
         """Wait until about ``wanted`` bytes are there; raises Refused 408."""
+        slowest = int(self._rate * self._idle)  # less than that by then is too slow
+        wanted = max(1, min(wanted, LOW_WATER, slowest))
         if self._low_water != wanted:
             self._set_low_water(wanted)
         if self._watcher is None:

@@ -23,8 +23,10 @@ from lifl.errors import UpdateError
 from lifl.store import PoolGeometry
 from lifl.update import MAX_HEADER_BYTES, FiniteCheck, Layout, check, header_bytes, parse_header
 
-PIECE = 4 << 20  # few calls into the kernel; still in cache when it is checked
-LAST_PIECE = 256 << 10  # what is left to check when the last byte is there
+PIECE = 1 << 20  # few calls into the kernel; still in cache when it is checked
+LAG = 4 * PIECE  # at most so much is read and not yet checked; less towards the end
+LAST = PIECE // 4
+BREATH = 4 * PIECE
 SCRATCH = 512 << 10
 PREFIX = 8
 
@@ -141,22 +143,45 @@ def receive(
     if body.length is None:
         return _unmeasured(body, slot, limits, hashes, head)
     layout = _layout(bytes(head), body.length, limits)
-    finite = FiniteCheck(layout)
-    at, end = start + size, start + body.length
+    judge = _Judge(slot, start + size, FiniteCheck(layout), hashes)
+    at = breath = start + size
+    end = start + body.length
     while at < end:
-        piece = slot[at : at + _piece(at, end - at)]
-        body.fill(piece)
-        finite.feed(piece)
-        hashes.feed(piece)
-        at += len(piece)
-        between(end - at)
-        body.breathe()
+        count = body.some(slot[at : min(at + PIECE, end)])
+        at += count
+        lag = max(LAST, min(LAG, (end - at) // 2))
+        if at - judge.at > lag or (judge.at < at and not count):
+            judge.feed(min(judge.at + PIECE, at))
+        elif not count:
+            body.wait()
+            between(end - at)
+        if at - breath >= BREATH:
+            breath = at
+            between(end - at)
+            body.breathe()
+    judge.feed(end)
     return Document(start, body.length, 0 if layout.canonical else 1)
 
 
-def _piece(at: int, left: int) -> int:
-    """Return how many bytes to read next: up to a boundary, in halves towards the end."""
-    return min(PIECE - at % PIECE, max(left // 2, LAST_PIECE), left)
+class _Judge:
+    """Checks and digests what has come, when there is nothing to read.
+
+    So the socket's queue stays short, and its pages warm for both sides; to
+    read, check and read again in turn costs a tenth more time.
+    """
+
+    def __init__(self, slot: memoryview, at: int, finite: FiniteCheck, hashes: Hashes) -> None:
+        self.at = at
+        self._slot = slot
+        self._finite = finite
+        self._hashes = hashes
+
+    def feed(self, end: int) -> None:
+        """Judge all up to ``end``; raises UpdateError."""
+        piece = self._slot[self.at : end]
+        self.at = end
+        self._finite.feed(piece)
+        self._hashes.feed(piece)
 
 
 def _unmeasured(

@@ -29,8 +29,10 @@ AGE = 0.5
 """Seconds after which the longest waiting goes first, however much it has left."""
 HOLD = 0.5
 """Seconds for which one whose time came by age keeps the turn, and after which it is due again."""
+CROWD = 0.005
+"""Seconds that others run at a time when there are many of them."""
 SHARE = 0.02
-"""Most seconds that the holder works without letting others, who had as long before, go on."""
+"""Most seconds that the holder works without letting such a crowd, which had as long, go on."""
 
 
 class Turns:
@@ -161,8 +163,8 @@ class Turn:
     def breathe(self) -> None:
         """Let other events run, and uploads that should go first; call it between pieces.
 
-        If hundreds of others are ready, that takes long; the holder then reads for
-        as long as they took before it lets them run again.
+        If a crowd of others is ready, that takes long; the holder then reads for as
+        long as they took before it lets them run again.
         """
         if self.streams and self._turns.ahead(self):
             self.give()
@@ -172,4 +174,5 @@ class Turn:
         began = time.monotonic()
         gevent.sleep(0)
         ended = time.monotonic()
-        self._until = ended + min(ended - began, SHARE)
+        took = ended - began
+        self._until = ended + min(took, SHARE) if took > CROWD else 0.0
