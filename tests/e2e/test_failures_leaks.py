@@ -50,12 +50,16 @@ class Held:
         held = cls()
         for process in on.processes():
             pid = process.pid
-            names = _links(pid)
-            held.fds[pid] = len(names)
             held.threads[pid] = process.num_threads()
-            held.memory += _anonymous(pid)
+            held.memory += _status(pid, "RssAnon") * 1024
+            try:
+                names = _links(pid)
+                held.bpf |= _bpf(pid)
+            except PermissionError:  # only root may look into processes that cannot be traced
+                held.fds[pid] = _status(pid, "FDSize") // 20  # grows in powers of two
+                continue
+            held.fds[pid] = len(names)
             held.memfds += sum(name.startswith("/memfd:") for name in names)
-            held.bpf |= _bpf(pid)
         return held
 
 
@@ -69,9 +73,9 @@ def _links(pid: int) -> list[str]:
     return found
 
 
-def _anonymous(pid: int) -> int:
-    rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(r.split()[1]) for r in rows if r.startswith("Anonymous:")) * 1024
+def _status(pid: int, key: str) -> int:
+    rows = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(r.split()[1]) for r in rows if r.startswith(f"{key}:"))
 
 
 def _bpf(pid: int) -> set[str]:
