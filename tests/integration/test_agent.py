@@ -71,7 +71,12 @@ class Agent:
 
     def open_fds(self) -> int:
         assert self.process is not None
-        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+        proc = Path(f"/proc/{self.process.pid}")
+        try:
+            return len(list((proc / "fd").iterdir()))
+        except PermissionError:  # only root may look; a hundred more would show in the table's size
+            rows = (proc / "status").read_text().splitlines()
+            return next(int(r.split()[1]) for r in rows if r.startswith("FDSize:"))
 
     def events(self, name: str) -> int:
         return int(self.admin.counters()["events"].get(name, 0))
@@ -296,6 +301,10 @@ def test_an_update_that_found_nobody_is_sent_when_somebody_is_there(agent, funct
     assert set(function.objects()) == {ref}
 
 
+other_users = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+@other_users
 def test_the_wrong_user_and_job_are_refused(agent):
     stranger = Function(agent, "agg-1", user=65534)
     assert stranger.hello["error"] == "RegistrationError"
@@ -308,6 +317,7 @@ def test_the_wrong_user_and_job_are_refused(agent):
         Registration.open(agent.socket, kind="gateway", name="g", domain="other", timeout=0.1)
 
 
+@other_users
 def test_the_wrong_user_cannot_administer(agent):
     code = (
         "import os; from lifl.dataplane.admin import AgentAdmin; os.setuid(65534)\n"
