@@ -40,7 +40,7 @@ CONFIRM_SECONDS = 15.0
 SLOT_SECONDS = 1.0
 SLOT_PAUSE = 0.02
 SLOT_WAITERS = 32
-EARLY_BYTES = 8 << 20  # what comes while the coordinator prepares to be asked
+EARLY_BYTES = 16 << 20  # what comes while the coordinator prepares to be asked
 Granted = dict[str, Any]
 
 
