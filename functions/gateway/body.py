@@ -219,7 +219,7 @@ class RequestBody:
     def _receive(self, view: memoryview) -> int:
         self._turn.take(self._reader.length, self._arrived)
         try:
-            count = os.readv(self._sock.fileno(), [view[: self._turn.most]])
+            count = os.readv(self._sock.fileno(), [view])
         except BlockingIOError:
             return 0
         except ConnectionError as e:

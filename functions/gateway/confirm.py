@@ -35,15 +35,13 @@ class Confirmation:
     def __init__(self, coordinator: HttpClient) -> None:
         self._coordinator = coordinator
         self._begun: Later[None] | None = None
-        self._path = ""
         self._body = b""
         self._known = Event()
 
     def begin(self, serial: int) -> None:
-        """Send the question ahead; nothing happens if that was done."""
+        """Send the question ahead; nothing happens if that was done. A claim has one serial."""
         if self._begun is None:
-            self._path = _path(serial)
-            self._begun = Later(self._send)
+            self._begun = Later(lambda: self._send(serial))
 
     def ask(self, serial: int, counted: dict[str, Any]) -> None:
         """Return once the update counts, however long the coordinator takes.
@@ -55,15 +53,16 @@ class Confirmation:
         """
         self._body = json.dumps(counted, separators=(",", ":")).encode().ljust(BODY_BYTES)
         self._known.set()
-        if self._begun is not None and self._path == _path(serial):
+        if self._begun is not None:
             with contextlib.suppress(Unavailable):
                 self._begun.get()
                 return
         patiently(lambda: self._coordinator.json("POST", _path(serial), counted))
 
-    def _send(self) -> None:
+    def _send(self, serial: int) -> None:
         headers = {"Content-Type": "application/json", "Content-Length": str(BODY_BYTES)}
-        answer = self._coordinator.request("POST", self._path, body=self._rest(), headers=headers)
+        path, body = _path(serial), self._rest()
+        answer = self._coordinator.request("POST", path, body=body, headers=headers)
         raise_for_status(answer)
 
     def _rest(self) -> Iterator[bytes]:

@@ -132,11 +132,6 @@ class Turn:
             self._burst = 0
             gevent.sleep(0)
 
-    @property
-    def most(self) -> int | None:
-        """How many bytes may be read at once; None for any number."""
-        return None if self.streams else STREAMING_BYTES
-
     def read(self, count: int) -> None:
         """Note that ``count`` bytes were read."""
         self._burst += count
@@ -173,6 +168,5 @@ class Turn:
             return
         began = time.monotonic()
         gevent.sleep(0)
-        ended = time.monotonic()
-        took = ended - began
-        self._until = ended + min(took, SHARE) if took > CROWD else 0.0
+        took = time.monotonic() - began
+        self._until = began + took + min(took, SHARE) if took > CROWD else 0.0

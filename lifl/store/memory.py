@@ -128,7 +128,7 @@ class PoolMemory:
 
     def floats(self, slot: int) -> npt.NDArray[np.float32]:
         """Return the float area of a slot, float32 of shape ``(float_bytes / 4,)``."""
-        self._map_pages(slot)
+        self.map_slot(slot)
         g = self.geometry
         return np.frombuffer(
             self._map, np.float32, g.float_bytes // 4, g.slot_offset(slot) + g.meta_bytes
@@ -141,11 +141,11 @@ class PoolMemory:
 
     def slot_bytes(self, slot: int) -> memoryview:
         """Return a whole slot, writable: the meta area, then the float area."""
-        self._map_pages(slot)
+        self.map_slot(slot)
         start = self.geometry.slot_offset(slot)
         return self._view[start : start + self.geometry.slot_bytes]
 
-    def _map_pages(self, slot: int) -> None:
+    def map_slot(self, slot: int) -> None:
         """Map a slot's pages in one call when this process first looks at it.
 
         Page by page, as they are touched, costs three times as much for a writer. Of a
@@ -169,10 +169,6 @@ class PoolMemory:
         if len(used) <= len(self._seen):
             return None
         return next((s for s in used.tolist() if s not in self._seen), None)
-
-    def map_slot(self, slot: int) -> None:
-        """Map a slot's pages now, so that its first reader need not wait for that."""
-        self._map_pages(slot)
 
     def document_offset(self, slot: int) -> int:
         """Return where the slot's document starts in the memfd, for ``sendfile``."""

@@ -5,7 +5,6 @@ What a client can send that is wrong in itself is in test_hostile_input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,16 +12,9 @@ import numpy as np
 import pytest
 
 from lifl.client import Round
-from lifl.platform import doctor
 
-from .kit import Answer, Platform, document, platform, samples_of, update_of, wait_for
+from .kit import Answer, Platform, document, samples_of, update_of, wait_for
 from .rounds import CLIENTS, Rounds
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Platform]:
-    with platform(dataplane=doctor.default_dataplane()[0]) as up:
-        yield up
 
 
 @pytest.fixture(scope="module")

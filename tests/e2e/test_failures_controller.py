@@ -7,20 +7,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
-from lifl.platform import doctor
-
-from .kit import Platform, kill_tree, platform
+from .kit import Platform, kill_tree
 from .rounds import CLIENTS, Rounds, gone, leaves_of, top_of
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Platform]:
-    with platform(dataplane=doctor.default_dataplane()[0]) as up:
-        yield up
 
 
 @pytest.fixture(scope="module")

@@ -10,22 +10,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from lifl.platform import doctor
-
-from .kit import Platform, document, kill_tree, platform, update_of, wait_for
+from .kit import Platform, document, kill_tree, update_of, wait_for
 from .rounds import CLIENTS, Rounds, gone, leaves_of, top_of
 
 STANDING = ["gateway-0", "coordinator", "agent-0", "controller"]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Platform]:
-    with platform(dataplane=doctor.default_dataplane()[0]) as up:
-        yield up
 
 
 @pytest.fixture(scope="module")

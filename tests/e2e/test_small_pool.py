@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from lifl.platform import doctor
-
-from .kit import MARKS, Platform, platform
+from .kit import MARKS, Platform
 
 CLIENTS = MARKS
 SLOTS = 16
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Platform]:
-    dataplane, _ = doctor.default_dataplane()
-    with platform(dataplane=dataplane) as up:
-        yield up
 
 
 @pytest.mark.parametrize("timing", ["eager", "lazy"])
