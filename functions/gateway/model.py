@@ -17,12 +17,12 @@ import re
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
-import gevent
 from gevent.lock import BoundedSemaphore
 from gevent.socket import socket as GeventSocket
 from gevent.socket import wait_write
 
 from functions.gateway.attach import Attachment, Attachments
+from functions.gateway.pauses import let_others_run
 from functions.gateway.problems import Refused
 from functions.gateway.views import JobView, ModelPlace
 from lifl.client.http import HttpClient
@@ -101,7 +101,7 @@ class ModelBody:
                 raise ConnectionAbortedError(errno.ECONNABORTED, "the model ends early")
             self._at += sent
             left -= sent
-            gevent.sleep(0)
+            let_others_run()
 
     def close(self) -> None:
         """End the reading; gunicorn's contract for response bodies."""

@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import quote
 from zlib import crc32
 
-import gevent
 from gevent.event import Event
 
+from functions.gateway.pauses import let_others_run
 from functions.gateway.views import JobView
 
 BATCH = 64
@@ -121,7 +121,7 @@ class Polls:
         for i in range(0, len(waiters), BATCH):
             for waiter in waiters[i : i + BATCH]:
                 waiter.event.set()
-            gevent.sleep(0)
+            let_others_run()
 
 
 def patience(asked: float | None, cap: float) -> float:

@@ -16,8 +16,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import gevent
 from gevent.event import Event
+
+from functions.gateway.pauses import let_others_run
 
 STREAMING_BYTES = 1 << 20
 """Read without a pause, this many bytes make an upload one that streams."""
@@ -130,7 +131,7 @@ class Turn:
             self._turns.acquire(self)
         else:
             self._burst = 0
-            gevent.sleep(0)
+            let_others_run()
 
     def read(self, count: int) -> None:
         """Note that ``count`` bytes were read."""
@@ -167,6 +168,6 @@ class Turn:
         if self.share_left > 0:
             return
         began = time.monotonic()
-        gevent.sleep(0)
+        let_others_run()
         took = time.monotonic() - began
         self._until = began + took + min(took, SHARE) if took > CROWD else 0.0

@@ -36,6 +36,8 @@ from gunicorn.http import get_parser, wsgi
 from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
+from functions.gateway.pauses import let_others_run
+
 BODY = "lifl.body"  # environ: the request's body, see functions.gateway.body
 YIELD = "lifl.yield"  # environ: a context in which a poll lets other polls run
 PEEK_BYTES = 256
@@ -74,7 +76,7 @@ class PollLane:
 
     def _leave(self) -> None:
         try:
-            gevent.sleep(0)
+            let_others_run()
         finally:
             self._one.release()
 
