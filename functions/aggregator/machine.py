@@ -175,7 +175,7 @@ class Machine:
             last = i == len(total.waiting) - 1
             divide_by = total.weight if mean and last else 1.0
             total.divided = mean and last
-            steps.append(Add(total.assignment, item.ref, item.entry, divide_by))
+            steps.append(Add(total.assignment, item.ref, item.entry, divide_by, hurry=done))
             total.added.append(item.ref)
         total.waiting.clear()
         if done or total.compacting:

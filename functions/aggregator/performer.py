@@ -85,7 +85,10 @@ class _Output(NamedTuple):
 
 
 class Performer:
-    """Carries out one instruction at a time and says what came of it."""
+    """Carries out one instruction at a time and says what came of it.
+
+    ``team`` is the kernel for what is in a hurry, ``kernel`` for the rest.
+    """
 
     def __init__(
         self,
@@ -94,6 +97,8 @@ class Performer:
         endpoint: int,
         kernel: Kernel,
         stats: Stats,
+        *,
+        team: Kernel | None = None,
     ) -> None:
         self.retry_at: float | None = None
         """CLOCK_MONOTONIC seconds of the next Retry event, if one was asked for."""
@@ -101,6 +106,7 @@ class Performer:
         self._channel = channel
         self._endpoint = endpoint
         self._kernel = kernel
+        self._team = team
         self._stats = stats
         self._reader = Reader()
         self._outputs: dict[int, _Output] = {}
@@ -179,6 +185,7 @@ class Performer:
             meta[doc_start + len(head) :],
             self._kernel,
             step.span,
+            team=self._team,
         )
         self._outputs[step.assignment] = _Output(ref, total, doc_start, schema.document_bytes)
         crash.point("after-open")
@@ -191,9 +198,9 @@ class Performer:
         view = self._view(step.ref, step.entry)
         started = time.perf_counter()
         if step.entry.kind is SlotKind.PARTIAL and step.entry.layout != LAYOUT_MEAN:
-            output.sum.merge(view, step.divide_by)
+            output.sum.merge(view, step.divide_by, hurry=step.hurry)
         else:
-            output.sum.add(view, step.entry.weight, step.divide_by)
+            output.sum.add(view, step.entry.weight, step.divide_by, hurry=step.hurry)
         self._stats.seconds += time.perf_counter() - started
         self._stats.objects += 1
         self._stats.bytes += step.entry.doc_bytes

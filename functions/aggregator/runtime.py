@@ -14,6 +14,7 @@ It must not know what an update is or what the machine decides.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -26,6 +27,7 @@ from functions.aggregator.machine import Machine
 from functions.aggregator.performer import Performer, Stats, patiently
 from functions.aggregator.settings import AggregatorSettings
 from functions.aggregator.steps import Event, Fenced, Flush, Received, Retry, RoleChanged
+from functions.aggregator.team import Team
 from lifl.dataplane.registration import Registration
 from lifl.errors import LiflError, RegistrationError, Unavailable
 from lifl.wire import Opcode
@@ -94,10 +96,11 @@ class Runtime:
     def _main(self) -> None:
         try:
             kernel = best_kernel()
-            while (registration := self._register()) is not None and self._serve(
-                registration, kernel
-            ):
-                log.warning("what was held is void; registering anew")
+            with contextlib.closing(Team(kernel, self._settings.threads)) as team:
+                while (registration := self._register()) is not None and self._serve(
+                    registration, kernel, team
+                ):
+                    log.warning("what was held is void; registering anew")
         except Exception:
             log.critical("the data-plane thread failed; the process ends", exc_info=True)
         finally:
@@ -105,7 +108,7 @@ class Runtime:
             if not self.stopping.is_set():
                 self._on_end()
 
-    def _serve(self, registration: Registration, kernel: Kernel) -> bool:
+    def _serve(self, registration: Registration, kernel: Kernel, team: Kernel) -> bool:
         """Serve under one registration; return whether to register anew."""
         self._machine = Machine()
         performer = Performer(
@@ -114,6 +117,7 @@ class Runtime:
             registration.endpoint,
             kernel,
             self.stats,
+            team=team,
         )
         try:
             registration.ready()
@@ -123,7 +127,7 @@ class Runtime:
                 "registered as endpoint %d on lane %d; the sum kernel is %s",
                 registration.endpoint,
                 registration.lane,
-                kernel.name,
+                team.name,
             )
             return _Session(self, registration, self._machine, performer, self._settings).run()
         finally:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from functions.aggregator.team import processors
 from lifl.naming import check_name
 from lifl.settings import FunctionSettings, read
 
@@ -26,6 +27,8 @@ class AggregatorSettings:
     """The largest request body taken in the vanilla way."""
     max_partials: int
     """The most sums kept open between requests in the vanilla way."""
+    threads: int
+    """Threads of a sum that somebody waits for."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> AggregatorSettings:
@@ -37,4 +40,5 @@ class AggregatorSettings:
             patience=read(env, "LIFL_AGENT_PATIENCE", float, 60.0),
             max_body_bytes=read(env, "LIFL_MAX_BODY_BYTES", int, 1 << 30),
             max_partials=read(env, "LIFL_MAX_PARTIALS", int, 8),
+            threads=read(env, "LIFL_SUM_THREADS", int, processors()),
         )

@@ -112,12 +112,16 @@ class OpenOutput(NamedTuple):
 
 
 class Add(NamedTuple):
-    """Add one input; ``divide_by`` other than 1 divides the result in the same pass."""
+    """Add one input; ``divide_by`` other than 1 divides the result in the same pass.
+
+    With ``hurry`` the output is sealed right afterwards, and somebody waits for it.
+    """
 
     assignment: int
     ref: SlotRef
     entry: SlotEntry
     divide_by: float
+    hurry: bool = False
 
 
 class SealAndSend(NamedTuple):

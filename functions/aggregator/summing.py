@@ -115,13 +115,16 @@ class Reader:
 class Accumulator(Protocol):
     """A way to combine documents of one schema. One instance makes one output."""
 
-    def add(self, view: View, weight: float, divide_by: float = 1.0) -> None:
+    def add(
+        self, view: View, weight: float, divide_by: float = 1.0, *, hurry: bool = False
+    ) -> None:
         """Add an update, or a mean, that stands for ``weight`` samples.
 
-        ``divide_by`` other than 1 also divides the whole result, in the same pass.
+        ``divide_by`` other than 1 also divides the whole result, in the same pass;
+        ``hurry`` says that somebody waits, so all processors may be used.
         """
 
-    def merge(self, view: View, divide_by: float = 1.0) -> None:
+    def merge(self, view: View, divide_by: float = 1.0, *, hurry: bool = False) -> None:
         """Add a partial result of the same kind of accumulator."""
 
     def seal(self, divide_by: float = 1.0) -> None:
@@ -134,7 +137,7 @@ class WeightedSum:
     ``floats`` (``schema.float_elements`` long) and ``integers`` (writable,
     ``schema.int_bytes`` long) are the output's memory. What they held before
     does not matter: the first document overwrites it. Elements outside the span
-    are not touched.
+    are not touched. ``team`` is the kernel for what is in a hurry.
     """
 
     def __init__(
@@ -144,36 +147,42 @@ class WeightedSum:
         integers: memoryview,
         kernel: Kernel,
         span: Span = WHOLE,
+        *,
+        team: Kernel | None = None,
     ) -> None:
         self._schema = schema
         self._floats = floats
         self._integers = integers
         self._kernel = kernel
+        self._team = team or kernel
         self._lo, self._hi = span.within(len(floats))
         self._empty = True
         self._sealed = False
 
-    def add(self, view: View, weight: float, divide_by: float = 1.0) -> None:
+    def add(
+        self, view: View, weight: float, divide_by: float = 1.0, *, hurry: bool = False
+    ) -> None:
         """Add ``weight * view``; raises ValueError if it has another schema or all is sealed."""
         if self._sealed:
             raise ValueError("the sum is sealed")
         if view.schema != self._schema:
             raise ValueError(f"{view.schema} does not fit a sum of {self._schema}")
         keep = 0.0 if self._empty else 1.0 / divide_by
+        kernel = self._team if hurry else self._kernel
         for first, values in view.blocks():
             lo, hi = max(self._lo, first), min(self._hi, first + len(values))
             if lo < hi:
                 part = values[lo - first : hi - first]
-                self._kernel.axpby(weight / divide_by, part, keep, self._floats[lo:hi])
+                kernel.axpby(weight / divide_by, part, keep, self._floats[lo:hi])
         if self._empty:
             self._integers[:] = view.integers()
         else:
             merge_integers(self._integers, view.integers(), self._schema)
         self._empty = False
 
-    def merge(self, view: View, divide_by: float = 1.0) -> None:
+    def merge(self, view: View, divide_by: float = 1.0, *, hurry: bool = False) -> None:
         """Add a partial sum, whose floats are weighted already."""
-        self.add(view, 1.0, divide_by)
+        self.add(view, 1.0, divide_by, hurry=hurry)
 
     def seal(self, divide_by: float = 1.0) -> None:
         """Divide in a pass of its own if asked to, and take nothing more."""
@@ -181,4 +190,4 @@ class WeightedSum:
             raise ValueError("nothing was added")
         self._sealed = True
         if divide_by != 1.0:
-            self._kernel.scale(1.0 / divide_by, self._floats[self._lo : self._hi])
+            self._team.scale(1.0 / divide_by, self._floats[self._lo : self._hi])

@@ -19,7 +19,6 @@ import socket
 import sys
 import termios
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from gevent import Timeout, get_hub
@@ -63,6 +62,7 @@ class RequestBody:
     ) -> None:
         self._sock = sock
         self._body = request.body
+        self._fd = sock.fileno()
         self._idle = idle
         self._rate = rate
         self._waited = 0.0
@@ -170,34 +170,32 @@ class RequestBody:
 
         Only for a body of known length that is not complete. Raises as :meth:`fill`.
         """
-        with self._superseding():
+        try:
             count = self._some_plain(view, wait=False)
+        except ClientGone as e:
+            raise self._gone(e) from None
         self.received += count
         return count
 
     def wait(self) -> None:
         """Wait until there is something to read; raises as :meth:`fill`."""
-        with self._superseding():
-            self._wait(self._reader.length)
+        self._wait(self._reader.length)
 
     def _some(self, view: memoryview) -> int:
         if self._ended:
             return 0
-        with self._superseding():
+        try:
             count = self._some_plain(view) if self._plain else self._some_chunked(view)
+        except ClientGone as e:
+            raise self._gone(e) from None
         self.received += count
         return count
 
-    @contextlib.contextmanager
-    def _superseding(self) -> Iterator[None]:
-        try:
-            yield
-        except ClientGone:
-            if self._superseded:
-                raise Refused(
-                    409, "superseded", "this client began another upload of its update"
-                ) from None
-            raise
+    def _gone(self, error: ClientGone) -> LiflError:
+        """Return what a broken connection means: a superseded upload was shut down from here."""
+        if not self._superseded:
+            return error
+        return Refused(409, "superseded", "this client began another upload of its update")
 
     def _some_plain(self, view: memoryview, *, wait: bool = True) -> int:
         left = self._reader.length
@@ -219,7 +217,7 @@ class RequestBody:
     def _receive(self, view: memoryview) -> int:
         self._turn.take(self._reader.length, self._arrived)
         try:
-            count = os.readv(self._sock.fileno(), [view])
+            count = os.readv(self._fd, [view])
         except BlockingIOError:
             return 0
         except ConnectionError as e:
@@ -236,9 +234,9 @@ class RequestBody:
         if self._low_water != wanted:
             self._set_low_water(wanted)
         if self._watcher is None:
-            self._watcher = get_hub().loop.io(self._sock.fileno(), READ)
+            self._watcher = get_hub().loop.io(self._fd, READ)
             self._poll = _blocking_poll()
-            self._poll.register(self._sock.fileno(), select.POLLIN)
+            self._poll.register(self._fd, select.POLLIN)
         began = time.monotonic()
         if self._comes_soon():
             return
@@ -267,7 +265,7 @@ class RequestBody:
         return self._queued() > 0
 
     def _queued(self) -> int:
-        answer = fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, bytes(4))
+        answer = fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4))
         return int.from_bytes(answer, sys.byteorder)
 
     def _arrived(self) -> int:

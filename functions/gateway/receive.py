@@ -23,10 +23,8 @@ from lifl.errors import UpdateError
 from lifl.store import PoolGeometry
 from lifl.update import MAX_HEADER_BYTES, FiniteCheck, Layout, check, header_bytes, parse_header
 
-PIECE = 1 << 20  # few calls into the kernel; still in cache when it is checked
-LAG = 4 * PIECE  # at most so much is read and not yet checked; less towards the end
-LAST = PIECE // 4
-BREATH = 4 * PIECE
+PIECE = 256 << 10  # with the socket's queue it fits a core's own cache, and so is checked there
+BREATH = 4 << 20
 SCRATCH = 512 << 10
 PREFIX = 8
 
@@ -143,45 +141,25 @@ def receive(
     if body.length is None:
         return _unmeasured(body, slot, limits, hashes, head)
     layout = _layout(bytes(head), body.length, limits)
-    judge = _Judge(slot, start + size, FiniteCheck(layout), hashes)
+    finite = FiniteCheck(layout)
     at = breath = start + size
     end = start + body.length
     while at < end:
-        count = body.some(slot[at : min(at + PIECE, end)])
-        at += count
-        lag = max(LAST, min(LAG, (end - at) // 2))
-        if at - judge.at > lag or (judge.at < at and not count):
-            judge.feed(min(judge.at + PIECE, at))
-        elif not count:
+        piece = slot[at : min(at + PIECE, end)]
+        count = body.some(piece)
+        if not count:
             body.wait()
             between(end - at)
+            continue
+        piece = piece[:count]
+        finite.feed(piece)
+        hashes.feed(piece)
+        at += count
         if at - breath >= BREATH:
             breath = at
             between(end - at)
             body.breathe()
-    judge.feed(end)
     return Document(start, body.length, 0 if layout.canonical else 1)
-
-
-class _Judge:
-    """Checks and digests what has come, when there is nothing to read.
-
-    So the socket's queue stays short, and its pages warm for both sides; to
-    read, check and read again in turn costs a tenth more time.
-    """
-
-    def __init__(self, slot: memoryview, at: int, finite: FiniteCheck, hashes: Hashes) -> None:
-        self.at = at
-        self._slot = slot
-        self._finite = finite
-        self._hashes = hashes
-
-    def feed(self, end: int) -> None:
-        """Judge all up to ``end``; raises UpdateError."""
-        piece = self._slot[self.at : end]
-        self.at = end
-        self._finite.feed(piece)
-        self._hashes.feed(piece)
 
 
 def _unmeasured(

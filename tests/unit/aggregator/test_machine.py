@@ -96,6 +96,15 @@ def test_lazy_opens_nothing_before_the_goal():
     assert kinds(feed(m, taken(3))) == [OpenOutput, Add, Add, Add, SealAndSend]
 
 
+def test_only_what_is_sealed_next_is_in_a_hurry():
+    m = machine(role(goal=3))
+    steps = feed(m, taken(1), taken(2), taken(3))
+    assert [s.hurry for s in steps if isinstance(s, Add)] == [False, False, True]
+    m = machine(role(goal=2, timing=LAZY))
+    steps = feed(m, taken(1), taken(2))
+    assert [s.hurry for s in steps if isinstance(s, Add)] == [True, True]
+
+
 @pytest.mark.parametrize("timing", [EAGER, LAZY])
 def test_a_top_divides_in_its_last_addition(timing):
     m = machine(role(goal=2, timing=timing, final=True))
