@@ -14,10 +14,17 @@ from functions.coordinator.checkpoint import Checkpoints
 from functions.coordinator.problems import Refused
 from functions.coordinator.records import Transfer
 from functions.coordinator.requests import Body
+from functions.coordinator.runtime import Tell
 from functions.coordinator.service import Coordinator
 from functions.coordinator.updates import ClaimRequest, Place
 from lifl.errors import ConfigError
-from lifl.naming import HEADER_MODEL_VERSION, MEDIA_SAFETENSORS, check_client, check_name
+from lifl.naming import (
+    HEADER_CLAIM,
+    HEADER_MODEL_VERSION,
+    MEDIA_SAFETENSORS,
+    check_client,
+    check_name,
+)
 from lifl.topology import Plan
 
 MAX_SAMPLES = 1 << 40
@@ -78,26 +85,30 @@ def _claims(api: Blueprint, coordinator: Coordinator) -> None:
     @api.post("/claims")
     def claim() -> ResponseReturnValue:
         body = Body(request)
-        samples = body.get("num_samples", int)
-        if not 1 <= samples <= MAX_SAMPLES:
-            raise Refused(
-                422, "bad-member", f"num_samples is not 1 to {MAX_SAMPLES}", where="num_samples"
-            )
-        ask = ClaimRequest(
-            round=body.get("round", int),
-            client=check_client(body.get("client", str)),
-            node=check_name(body.get("node", str), "node"),
-            num_samples=samples,
-            nbytes=body.get("nbytes", int),
-            update_type=body.get("update_type", str, None),
-            base_version=body.get("base_version", int, None),
-            metrics=body.get("metrics", dict, None),
-        )
+        ask = _ask(body)
         claim, duplicate = coordinator.job(body.get("job", str)).claim(ask)
         answer = {"claim": claim.serial, "assignment": claim.assignment}
         if not duplicate:
             return answer, 201
         return {**answer, "duplicate": True, "state": claim.state, "digest": claim.digest}, 200
+
+    @api.post("/updates")
+    def update() -> Response:
+        """Claim and count in one; 204 if it counts, 200 if the client's update is here already."""
+        body = Body(request)
+        ask = _ask(body)
+        counted = coordinator.job(body.get("job", str)).count(
+            ask,
+            body.get("assignment", int),
+            _place(body),
+            body.get("digest", str),
+            body.get("boot", str, None),
+        )
+        claim = counted.claim
+        if counted.duplicate:
+            told = {"claim": claim.serial, "state": claim.state, "digest": claim.digest}
+            return jsonify(duplicate=True, **told)
+        return _counted(claim.serial, counted.tell)
 
     @api.post("/claims/<int:serial>/sealed")
     def sealed(serial: int) -> ResponseReturnValue:
@@ -105,9 +116,7 @@ def _claims(api: Blueprint, coordinator: Coordinator) -> None:
         tell = coordinator.job(body.get("job", str)).sealed(
             serial, _place(body), body.get("digest", str, None), body.get("boot", str, None)
         )
-        answer = Response(status=204)  # without a body it goes out in one packet
-        answer.call_on_close(tell)
-        return answer
+        return _counted(serial, tell)
 
     @api.delete("/claims/<int:serial>")
     def abort(serial: int) -> ResponseReturnValue:
@@ -167,6 +176,31 @@ def _nodes(api: Blueprint, coordinator: Coordinator) -> None:
         coordinator.record(job)
         coordinator.learn(job, _clients(Body(request).names("clients")))
         return {"ok": True}, 200
+
+
+def _counted(serial: int, tell: Tell) -> Response:
+    """Return that an update counts; without a body it goes out in one packet."""
+    answer = Response(status=204, headers={HEADER_CLAIM: str(serial)})
+    answer.call_on_close(tell)
+    return answer
+
+
+def _ask(body: Body) -> ClaimRequest:
+    samples = body.get("num_samples", int)
+    if not 1 <= samples <= MAX_SAMPLES:
+        raise Refused(
+            422, "bad-member", f"num_samples is not 1 to {MAX_SAMPLES}", where="num_samples"
+        )
+    return ClaimRequest(
+        round=body.get("round", int),
+        client=check_client(body.get("client", str)),
+        node=check_name(body.get("node", str), "node"),
+        num_samples=samples,
+        nbytes=body.get("nbytes", int),
+        update_type=body.get("update_type", str, None),
+        base_version=body.get("base_version", int, None),
+        metrics=body.get("metrics", dict, None),
+    )
 
 
 def _place(body: Body) -> Place:

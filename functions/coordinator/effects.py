@@ -50,3 +50,8 @@ class Effects:
 
     change: Change = field(default_factory=Change)
     notice: Notice = Notice.NONE
+
+    def then(self, later: Effects) -> None:
+        """Add what a later event of the same moment asks."""
+        self.change.update(later.change)
+        self.notice = max(self.notice, later.notice)

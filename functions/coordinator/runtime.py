@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from functions.coordinator import losses
 from functions.coordinator.effects import Effects, Notice
@@ -64,6 +64,14 @@ class Made:
     summed: float
     model_file: str
     vector_files: dict[str, str]
+
+
+class Counted(NamedTuple):
+    """What became of an update: its claim, or its client's that was here; and whom to tell."""
+
+    claim: Claim
+    duplicate: bool
+    tell: Tell
 
 
 class Job:
@@ -145,13 +153,22 @@ class Job:
         with self._lock:
             self._check_boot(place.node, boot)
             effects = self._updates.sealed(serial, place, digest, self._clock())
-            try:
-                self._write(effects)
-            except LiflError:
-                self._tell(effects.notice)
-                raise
+            tell = self._write_now(effects)
         crash.point("sealed")
-        return lambda: self._tell(effects.notice)
+        return tell
+
+    def count(
+        self, ask: ClaimRequest, assignment: int, place: Place, digest: str, boot: str | None
+    ) -> Counted:
+        """Claim and count an update at once; raises Refused. See :meth:`sealed`."""
+        with self._lock:
+            self._check_boot(place.node, boot)
+            claim, duplicate, effects = self._updates.count(
+                ask, assignment, place, digest, self._clock()
+            )
+            tell = self._write_now(effects)
+        crash.point("sealed")
+        return Counted(claim, duplicate, tell)
 
     def aborted(self, serial: int) -> None:
         """Open a claim again whose upload failed."""
@@ -291,6 +308,15 @@ class Job:
             self._write(effects)
         finally:
             self._tell(effects.notice)
+
+    def _write_now(self, effects: Effects) -> Tell:
+        """Write; return what tells watchers, later."""
+        try:
+            self._write(effects)
+        except LiflError:
+            self._tell(effects.notice)
+            raise
+        return lambda: self._tell(effects.notice)
 
     def _write(self, effects: Effects) -> None:
         if effects.change:

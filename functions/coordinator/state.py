@@ -46,6 +46,15 @@ class Change:
     round: RoundRecord | None = None
     forget_before: int = 0
 
+    def update(self, later: Change) -> None:
+        """Add a later change."""
+        self.claims += [c for c in later.claims if c not in self.claims]
+        self.dropped += later.dropped
+        self.transfers += later.transfers
+        self.clients += later.clients
+        self.round = later.round or self.round
+        self.forget_before = max(self.forget_before, later.forget_before)
+
     def __bool__(self) -> bool:
         return bool(
             self.claims

@@ -100,6 +100,34 @@ class Updates:
             effects.change.dropped.append(replaced.serial)
         return claim, False, effects
 
+    def count(
+        self, ask: ClaimRequest, assignment: int, place: Place, digest: str, now: float
+    ) -> tuple[Claim, bool, Effects]:
+        """Claim and count an update whose object is ready: its claim, whether a duplicate, effects.
+
+        The same question about the same object may be put again.
+
+        Raises
+        ------
+        Refused
+            as :meth:`claim`, and 409 ``wrong-assignment`` if the round began anew since the
+            object's slot was reserved: the object must be thrown away.
+        """
+        standing = self._standing(ask)
+        if standing is not None:
+            there = Place(standing.node, standing.slot, standing.generation)
+            return standing, (there, standing.digest) != (place, digest), Effects()
+        self._check(ask)
+        if assignment != self._rounds.record.assignment:
+            raise Refused(
+                409,
+                "wrong-assignment",
+                "the round began anew; send the update again",
+            )
+        claim, _, effects = self.claim(ask)
+        effects.then(self.sealed(claim.serial, place, digest, now))
+        return claim, False, effects
+
     def _standing(self, ask: ClaimRequest) -> Claim | None:
         """Return the accepted claim that makes this upload a duplicate."""
         rounds = self._rounds

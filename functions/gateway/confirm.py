@@ -20,59 +20,65 @@ from typing import Any
 from gevent.event import Event
 
 from functions.gateway.later import Later, patiently
-from lifl.client.http import HttpClient, raise_for_status
+from lifl.client.http import HttpClient, Response, raise_for_status
 from lifl.errors import Unavailable
 
-BODY_BYTES = 512
-"""Announced before the body is known, so it is filled up with spaces."""
+END_BYTES = 160
+"""Room for what is known at the end only: the body's length is announced before, and filled up."""
 BEGUN_SECONDS = 0.02
 """Seconds that a question that was begun may wait for its end."""
 
 
 class Confirmation:
-    """The question whether one claim's update counts."""
+    """The question, at ``path``, whether one update counts.
 
-    def __init__(self, coordinator: HttpClient) -> None:
+    ``known`` is what can be said before the update's end.
+    """
+
+    def __init__(self, coordinator: HttpClient, path: str, known: dict[str, Any]) -> None:
         self._coordinator = coordinator
-        self._begun: Later[None] | None = None
+        self._path = path
+        self._known = known
+        self._length = len(_dump(known)) + END_BYTES
+        self._begun: Later[Response] | None = None
         self._body = b""
-        self._known = Event()
+        self._ended = Event()
 
-    def begin(self, serial: int) -> None:
-        """Send the question ahead; nothing happens if that was done. A claim has one serial."""
+    def begin(self) -> None:
+        """Send the question ahead; nothing happens if that was done."""
         if self._begun is None:
-            self._begun = Later(lambda: self._send(serial))
+            self._begun = Later(lambda: self._send(self._rest()))
 
-    def ask(self, serial: int, counted: dict[str, Any]) -> None:
-        """Return once the update counts, however long the coordinator takes.
+    def ask(self, end: dict[str, Any]) -> Response:
+        """Return the answer that the update counts, however long the coordinator takes.
 
         Raises
         ------
         HttpError
             if it does not.
         """
-        self._body = json.dumps(counted, separators=(",", ":")).encode().ljust(BODY_BYTES)
-        self._known.set()
+        self._body = _dump(self._known | end).ljust(self._length)
+        self._ended.set()
         if self._begun is not None:
             with contextlib.suppress(Unavailable):
-                self._begun.get()
-                return
-        patiently(lambda: self._coordinator.json("POST", _path(serial), counted))
+                return self._begun.get()
+        return patiently(lambda: self._send(self._body))
 
-    def _send(self, serial: int) -> None:
-        headers = {"Content-Type": "application/json", "Content-Length": str(BODY_BYTES)}
-        path, body = _path(serial), self._rest()
-        answer = self._coordinator.request("POST", path, body=body, headers=headers)
+    def _send(self, body: bytes | Iterator[bytes]) -> Response:
+        length = len(body) if isinstance(body, bytes) else self._length
+        headers = {"Content-Type": "application/json", "Content-Length": str(length)}
+        answer = self._coordinator.request("POST", self._path, body=body, headers=headers)
         raise_for_status(answer)
+        return answer
 
     def _rest(self) -> Iterator[bytes]:
         """Yield the body; an error here closes the connection, and nothing was asked."""
-        if not self._known.wait(BEGUN_SECONDS):
+        if not self._ended.wait(BEGUN_SECONDS):
             raise TimeoutError("the update's end did not come at once")
-        if len(self._body) != BODY_BYTES:
+        if len(self._body) != self._length:
             raise TimeoutError("the body is longer than announced")
         yield self._body
 
 
-def _path(serial: int) -> str:
-    return f"/internal/v1/claims/{serial}/sealed"
+def _dump(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()

@@ -7,8 +7,8 @@ whatever becomes of the request; if the gateway dies in between, its successor's
 inventory tells the coordinator, and the client is asked again. Only then is the
 client answered. Any failure before frees the slot and gives the claim back.
 
-The claim is asked for while the body already comes in, unless the view says
-that it may be refused. It must not parse HTTP, and must not know rounds' rules.
+When the coordinator is asked is for :mod:`functions.gateway.admission` to know. It
+must not parse HTTP, and must not know rounds' rules.
 """
 
 from __future__ import annotations
@@ -17,16 +17,13 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import quote
 
 import gevent
 
+from functions.gateway.admission import Admission, Receipt, same
 from functions.gateway.attach import Attachment, Attachments
 from functions.gateway.body import RequestBody
-from functions.gateway.confirm import Confirmation
 from functions.gateway.later import Later
-from functions.gateway.problems import Refused
 from functions.gateway.receive import Document, Hashes, Limits, compare, receive
 from functions.gateway.upload import UploadHead
 from functions.gateway.views import JobView
@@ -41,29 +38,18 @@ SLOT_SECONDS = 1.0
 SLOT_PAUSE = 0.02
 SLOT_WAITERS = 32
 EARLY_BYTES = 16 << 20  # what comes while the coordinator prepares to be asked
-Granted = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What the client is told: the claim's number, and whether it was here before."""
-
-    serial: int
-    duplicate: bool
 
 
 @dataclass(slots=True)
 class _Upload:
-    """One upload on its way; ``claim`` is None until it is asked for."""
+    """One upload on its way."""
 
     view: JobView
     head: UploadHead
     body: RequestBody
     limits: Limits
     hashes: Hashes
-    asked: dict[str, Any]
-    confirmation: Confirmation
-    claim: Later[Granted] | None = None
+    admission: Admission
 
 
 class Ingest:
@@ -93,46 +79,35 @@ class Ingest:
         limits = Limits(view.schema, attachment.pool.geometry)
         limits.check_length(body)
         asked = head.claim(view, number, self._node, body.length or 0)
-        confirmation = Confirmation(self._coordinator)
-        upload = _Upload(view, head, body, limits, Hashes(head.sha256), asked, confirmation)
+        admission = Admission(self._coordinator, asked, view.assignment, self._boot)
+        upload = _Upload(view, head, body, limits, Hashes(head.sha256), admission)
         if body.expects_continue or not _likely(view, number, head.client):
-            granted = self._claim(upload).get()
-            if granted.get("duplicate"):
+            admission.claim()
+            if standing := admission.granted():
                 with body:
-                    return _same(granted, compare(body, limits, upload.hashes))
+                    return same(standing, compare(body, limits, upload.hashes))
         with self._newest(upload), attachment.use() as pool:
             try:
                 ref = self._reserve(pool, attachment.endpoint, view.assignment)
             except LiflError:
-                self._withdraw(upload)
+                admission.withdraw()
                 raise
             try:
                 document = self._receive(upload, pool.slot_bytes(ref.slot))
                 digest = upload.hashes.finish()
                 crash.point("received")
-                granted = self._claim(upload).get()
-                if granted.get("duplicate"):
+                if standing := admission.granted():
                     _drop(pool, ref, attachment.endpoint)
-                    return _same(granted, digest)
-                _check_assignment(granted, view)
+                    return same(standing, digest)
             except BaseException:
                 _drop(pool, ref, attachment.endpoint)
-                self._withdraw(upload)
+                admission.withdraw()
                 raise
-        seal = Seal(
-            serial=int(granted["claim"]),
-            weight=float(head.num_samples),
-            doc_start=document.start,
-            doc_bytes=document.nbytes,
-            layout=document.layout,
-            base_version=view.version,
-        )
-        settled = Later(lambda: self._settle(attachment, upload, ref, digest, seal))
+        settled = Later(lambda: self._settle(attachment, upload, ref, digest, document))
         try:
-            settled.get(CONFIRM_SECONDS)
+            return settled.get(CONFIRM_SECONDS)
         except TimeoutError:
             raise Unavailable("the coordinator does not answer; send the update again") from None
-        return Receipt(seal.serial, duplicate=False)
 
     def _reserve(self, pool: Pool, endpoint: int, assignment: int) -> SlotRef:
         """Reserve a slot; if there is none, a few uploads may wait a little for one.
@@ -155,19 +130,16 @@ class Ingest:
         finally:
             self._hoping -= 1
 
-    def _receive(self, upload: _Upload, slot: memoryview) -> Document:
-        """Receive the body while the claim is asked for; stops early if that is refused."""
-        claim = self._claim(upload)
+    @staticmethod
+    def _receive(upload: _Upload, slot: memoryview) -> Document:
+        """Receive the body; stops early if a claim is asked for meanwhile and refused."""
 
         def between(left: int) -> None:
-            if claim.failed:
-                claim.get()
-            if left <= EARLY_BYTES and claim.ended and upload.body.streams:
-                granted = claim.get()
-                if not granted.get("duplicate"):
-                    upload.confirmation.begin(int(granted["claim"]))
+            upload.admission.check()
+            if left <= EARLY_BYTES and upload.body.streams:
+                upload.admission.begin()
 
-        with upload.body:
+        with upload.admission.slow(), upload.body:
             return receive(upload.body, slot, upload.limits, upload.hashes, between)
 
     @contextlib.contextmanager
@@ -184,32 +156,14 @@ class Ingest:
             if self._bodies.get(key) is upload.body:
                 del self._bodies[key]
 
-    def _claim(self, upload: _Upload) -> Later[Granted]:
-        """Ask the coordinator once whether the update may come."""
-        if upload.claim is None:
-            upload.claim = Later(
-                lambda: self._coordinator.json("POST", "/internal/v1/claims", upload.asked)
-            )
-        return upload.claim
-
-    def _withdraw(self, upload: _Upload) -> None:
-        """Give the claim back once it is known; failing that, the client's next one replaces it."""
-        claim = upload.claim
-        if claim is None:
-            return
-
-        def withdraw() -> None:
-            with contextlib.suppress(LiflError):
-                granted = claim.get()
-                if not granted.get("duplicate"):
-                    path = f"/internal/v1/claims/{granted['claim']}?job={quote(upload.view.job)}"
-                    self._coordinator.json("DELETE", path)
-
-        gevent.spawn(withdraw)
-
     def _settle(
-        self, attachment: Attachment, upload: _Upload, ref: SlotRef, digest: str, seal: Seal
-    ) -> None:
+        self,
+        attachment: Attachment,
+        upload: _Upload,
+        ref: SlotRef,
+        digest: str,
+        document: Document,
+    ) -> Receipt:
         """Have an update counted, make it visible, and tell a leaf.
 
         Goes on until there is an answer, for without one nobody knows whether
@@ -217,24 +171,28 @@ class Ingest:
 
         Raises
         ------
-        HttpError
-            if the coordinator does not count it; the slot is free again.
+        LiflError
+            if the coordinator does not count it, or counted another; the slot is free again.
         """
-        counted = {
-            "job": attachment.job,
-            "node": self._node,
-            "slot": ref.slot,
-            "generation": ref.generation,
-            "digest": digest,
-            "boot": self._boot,
-        }
+        end = {"slot": ref.slot, "generation": ref.generation, "digest": digest}
         with attachment.use() as pool, attachment.gate.shared():
             try:
-                upload.confirmation.ask(seal.serial, counted)
+                receipt = upload.admission.count(end)
             except LiflError:
                 _drop(pool, ref, attachment.endpoint)
                 raise
+            if receipt.duplicate:
+                _drop(pool, ref, attachment.endpoint)
+                return receipt
             crash.point("counted")
+            seal = Seal(
+                serial=receipt.serial,
+                weight=float(upload.head.num_samples),
+                doc_start=document.start,
+                doc_bytes=document.nbytes,
+                layout=document.layout,
+                base_version=upload.view.version,
+            )
             try:
                 pool.seal(ref, attachment.endpoint, seal)
             except Fenced:
@@ -244,6 +202,7 @@ class Ingest:
             pages = pages_of(seal.doc_bytes)
             attachment.send(Descriptor(Opcode.OBJECT, *ref, upload.view.assignment, pages))
             crash.point("announced")
+        return receipt
 
 
 def _likely(view: JobView, number: int, client: str) -> bool:
@@ -254,23 +213,6 @@ def _likely(view: JobView, number: int, client: str) -> bool:
         and view.chosen(client)
         and client not in view.accepted
     )
-
-
-def _check_assignment(granted: Granted, view: JobView) -> None:
-    """Raise Unavailable if the slot was reserved for another attempt than the claim is for."""
-    if granted["assignment"] != view.assignment:
-        raise Unavailable("the round began anew; send the update again")
-
-
-def _same(granted: Granted, digest: str) -> Receipt:
-    """Compare an upload with the one that counted; raises Refused 409 if it is another."""
-    if granted.get("digest") not in (None, digest):
-        raise Refused(
-            409,
-            "duplicate-differs",
-            "this client's update of the round was accepted, and this is another one",
-        )
-    return Receipt(int(granted["claim"]), duplicate=True)
 
 
 def _drop(pool: Pool, ref: SlotRef, owner: int) -> None:

@@ -27,6 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
+from lifl import naming
 from lifl.dataplane import framing
 from lifl.store import Pool, PoolGeometry
 from lifl.update import Schema, TensorSpec, iter_document
@@ -125,8 +126,10 @@ class FakeCoordinator:
                 raw = self.rfile.read(length)
                 asked = json.loads(raw) if raw.startswith(b"{") else raw
                 status, told = fake.answer(self.command, self.path, asked)
-                payload = json.dumps(told).encode()
+                payload = json.dumps(told).encode() if status != 204 else b""
                 head = [f"HTTP/1.1 {status} X", "Content-Type: application/json"]
+                if status == 204:
+                    head.append(f"{naming.HEADER_CLAIM}: {told['serial']}")
                 head += [f"Content-Length: {len(payload)}", "", ""]
                 with contextlib.suppress(ConnectionError):
                     self.wfile.write("\r\n".join(head).encode() + payload)
@@ -183,6 +186,8 @@ class FakeCoordinator:
             return self._watch(parse_qs(urlsplit(path).query))
         if where == "/internal/v1/claims":
             return self._claim(asked)
+        if where == "/internal/v1/updates":
+            return self._update(asked)
         if where.startswith("/internal/v1/claims/") and where.endswith("/sealed"):
             return self._sealed(int(where.split("/")[-2]), asked)
         if method == "DELETE":
@@ -208,12 +213,16 @@ class FakeCoordinator:
             self.claims[self._serial] = asked
             return 201, {"claim": self._serial, "assignment": self.view["assignment"]}
 
+    def _update(self, asked: dict[str, Any]) -> tuple[int, Any]:
+        status, told = self._claim(asked)
+        return (204, {"serial": told["claim"]}) if status == 201 else (status, told)
+
     def _sealed(self, serial: int, asked: dict[str, Any]) -> tuple[int, Any]:
         with self._changed:
             if serial not in self.claims:
                 return 409, {"code": "claim-gone", "detail": "gone", "status": 409}
             self.claims[serial].update(asked)
-        return 200, {"ok": True}
+        return 204, {"serial": serial}
 
 
 class FakeAgent:

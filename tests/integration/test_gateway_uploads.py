@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,22 @@ def read_answer(sock: socket.socket) -> tuple[int, dict[str, Any]]:
     return int(head.split()[1]), json.loads(body)
 
 
+def post_slowly(kit: GatewayKit, sent: bytes) -> tuple[int, dict[str, Any]]:
+    """POST an update whose end is sent when its claim has come."""
+    with kit.connect() as sock:
+        sock.sendall(raw_head(len(sent)) + sent[:-10])
+        await_true(lambda: kit.coordinator.asked("POST", "/internal/v1/claims"))
+        sock.sendall(sent[-10:])
+        return read_answer(sock)
+
+
+WAYS: dict[str, tuple[Callable[[GatewayKit, bytes], tuple[int, dict[str, Any]]], str]] = {
+    "at once": (lambda kit, sent: kit.post(sent), "POST /internal/v1/updates"),
+    "claimed before": (post_slowly, "POST /internal/v1/claims/"),
+}
+"""How an update is sent, and the question by which it counts."""
+
+
 def test_an_accepted_update_lies_sealed_with_its_floats_aligned(kit: GatewayKit) -> None:
     sent = document(SMALL, 3)
     status, told = kit.post(sent, LIFL_Base_Version="0", LIFL_Metrics='{"loss": 0.5}')
@@ -87,19 +103,34 @@ def test_an_accepted_update_lies_sealed_with_its_floats_aligned(kit: GatewayKit)
     np.testing.assert_array_equal(kit.pool.floats(ref.slot)[: len(expected)], expected)
     descriptor = kit.agent.sent.get(timeout=5)
     assert (descriptor.opcode, descriptor.slot, descriptor.generation) == (Opcode.OBJECT, *ref)
-    (claim,) = kit.coordinator.asked("POST", "/internal/v1/claims")[:1]
-    assert claim["metrics"] == {"loss": 0.5}
-    assert claim["nbytes"] == len(sent)
+    (asked,) = kit.coordinator.asked("POST", "/internal/v1/updates")
+    assert not kit.coordinator.asked("POST", "/internal/v1/claims")
+    assert asked["metrics"] == {"loss": 0.5}
+    assert asked["nbytes"] == len(sent)
+    assert (asked["slot"], asked["generation"]) == ref
 
 
-def test_the_coordinator_counts_before_the_object_can_be_seen(kit: GatewayKit) -> None:
+def test_an_update_that_takes_a_while_is_claimed_by_itself(kit: GatewayKit) -> None:
+    sent = document(SMALL, 3)
+    status, told = post_slowly(kit, sent)
+    assert (status, told["duplicate"]) == (202, False)
+    assert sealed_document(kit) == sent
+    assert list(kit.coordinator.claims) == [told["serial"]]
+    assert not kit.coordinator.asked("POST", "/internal/v1/updates")
+    (counted,) = kit.coordinator.asked("POST", f"/internal/v1/claims/{told['serial']}/sealed")
+    assert counted["digest"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_coordinator_counts_before_the_object_can_be_seen(kit: GatewayKit, way: str) -> None:
     seen = []
 
     def look(*_: object) -> None:
         seen.append([kit.pool.entry(r.slot).state for r in kit.pool.find()])
 
-    kit.coordinator.rules["POST /internal/v1/claims/"] = look
-    assert kit.post(document(SMALL))[0] == 202
+    send, question = WAYS[way]
+    kit.coordinator.rules[question] = look
+    assert send(kit, document(SMALL))[0] == 202
     assert seen == [[SlotState.WRITING]]
 
 
@@ -344,29 +375,51 @@ def test_a_full_pool_answers_503_and_keeps_what_it_has(kit: GatewayKit) -> None:
 def test_a_claim_that_is_refused_midway_stops_the_upload(kit: GatewayKit) -> None:
     refusal = {"code": "round-closed", "detail": "closed", "status": 409}
     kit.coordinator.rules["POST /internal/v1/claims"] = lambda *_: (409, refusal)
-    status, problem = kit.post(document(SMALL))
+    status, problem = post_slowly(kit, document(SMALL))
     assert (status, problem["code"]) == (409, "round-closed")
     assert not kit.pool.find()
 
 
-def test_an_update_the_coordinator_does_not_count_is_dropped(kit: GatewayKit) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_an_update_the_coordinator_does_not_count_is_dropped(kit: GatewayKit, way: str) -> None:
     refusal = {"code": "round-closed", "detail": "closed", "status": 409}
-    kit.coordinator.rules["POST /internal/v1/claims/"] = lambda *_: (409, refusal)
-    status, problem = kit.post(document(SMALL))
+    send, question = WAYS[way]
+    kit.coordinator.rules[question] = lambda *_: (409, refusal)
+    status, problem = send(kit, document(SMALL))
     assert (status, problem["code"]) == (409, "round-closed")
     assert not kit.pool.find()
     assert kit.agent.sent.empty()
 
 
-def test_a_lost_confirmation_is_asked_for_again(kit: GatewayKit) -> None:
+def test_an_update_for_an_attempt_that_is_over_is_asked_for_again(kit: GatewayKit) -> None:
+    refusal = {"code": "wrong-assignment", "detail": "began anew", "status": 409}
+    kit.coordinator.rules["POST /internal/v1/updates"] = lambda *_: (409, refusal)
+    status, problem = kit.post(document(SMALL))
+    assert (status, problem["code"]) == (503, "try-again")
+    assert not kit.pool.find()
+
+
+def test_the_same_update_twice_at_once_is_one(kit: GatewayKit) -> None:
+    """The gateway does not know yet that the first was accepted; the coordinator does."""
+    sent = document(SMALL, 1)
+    first = kit.post(sent)[1]
+    assert kit.post(sent) == (202, first | {"duplicate": True})
+    status, problem = kit.post(document(SMALL, 2))
+    assert (status, problem["code"]) == (409, "duplicate-differs")
+    assert sealed_document(kit) == sent
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_lost_confirmation_is_asked_for_again(kit: GatewayKit, way: str) -> None:
+    send, question = WAYS[way]
     tries = []
 
     def once(*asked: Any) -> tuple[int, Any] | None:
         tries.append(asked)
         return (503, {"code": "try-again"}) if len(tries) < 3 else None
 
-    kit.coordinator.rules["POST /internal/v1/claims/"] = once
-    assert kit.post(document(SMALL))[0] == 202
+    kit.coordinator.rules[question] = once
+    assert send(kit, document(SMALL))[0] == 202
     assert len(tries) == 3
     assert len({t[1] for t in tries}) == 1
     assert len(kit.pool.find(state=SlotState.SEALED)) == 1
@@ -393,9 +446,9 @@ def test_a_gateway_killed_between_count_and_seal_reports_what_it_has(tmp_path: P
 
         def kill(*_: object) -> tuple[int, Any]:
             os.killpg(kit.process.pid, signal.SIGKILL)  # type: ignore[union-attr]
-            return 200, {"ok": True}
+            return 204, {"serial": 7}
 
-        kit.coordinator.rules["POST /internal/v1/claims/"] = kill
+        kit.coordinator.rules["POST /internal/v1/updates"] = kill
         with pytest.raises((ConnectionError, OSError)):
             kit.post(document(SMALL, 1), client="hit")
         kit.kill()
