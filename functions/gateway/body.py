@@ -170,10 +170,15 @@ class RequestBody:
 
         Only for a body of known length that is not complete. Raises as :meth:`fill`.
         """
+        left = self._reader.length
+        if self._buffered or len(view) > left:
+            return self._some(view, wait=False)
         try:
-            count = self._some_plain(view, wait=False)
+            count = self._receive(view)
         except ClientGone as e:
             raise self._gone(e) from None
+        self._reader.length = left - count
+        self._ended = count == left
         self.received += count
         return count
 
@@ -181,11 +186,11 @@ class RequestBody:
         """Wait until there is something to read; raises as :meth:`fill`."""
         self._wait(self._reader.length)
 
-    def _some(self, view: memoryview) -> int:
+    def _some(self, view: memoryview, *, wait: bool = True) -> int:
         if self._ended:
             return 0
         try:
-            count = self._some_plain(view) if self._plain else self._some_chunked(view)
+            count = self._some_plain(view, wait) if self._plain else self._some_chunked(view)
         except ClientGone as e:
             raise self._gone(e) from None
         self.received += count
@@ -197,7 +202,7 @@ class RequestBody:
             return error
         return Refused(409, "superseded", "this client began another upload of its update")
 
-    def _some_plain(self, view: memoryview, *, wait: bool = True) -> int:
+    def _some_plain(self, view: memoryview, wait: bool) -> int:
         left = self._reader.length
         if len(view) > left:
             view = view[:left]

@@ -69,6 +69,7 @@ class Turns:
         if self._holder is not turn:
             return
         self._holder = None
+        turn.streams = False
         following = self._next()
         if following is not None:
             self._waiting.remove(following)
@@ -84,12 +85,9 @@ class Turns:
             return time.monotonic() - turn.began > HOLD
         return following.remaining < turn.remaining
 
-    def held_by(self, turn: Turn) -> bool:
-        """Return whether ``turn`` is the holder."""
-        return self._holder is turn
-
     def _give_to(self, turn: Turn, *, by_age: bool) -> None:
         self._holder = turn
+        turn.streams = True
         turn.began, turn.by_age = time.monotonic(), by_age
 
     def _next(self) -> Turn | None:
@@ -104,12 +102,16 @@ class Turns:
 
 
 class Turn:
-    """One upload's place; use it from that upload's greenlet only."""
+    """One upload's place; use it from that upload's greenlet only.
+
+    ``streams`` says whether it holds the turn.
+    """
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
         self._started = time.monotonic()
         self._burst = 0
+        self.streams = False
         self.remaining = 0
         self.since = 0.0
         self.began = 0.0
@@ -145,11 +147,6 @@ class Turn:
     def give(self) -> None:
         """Give the turn back; nothing happens without it."""
         self._turns.release(self)
-
-    @property
-    def streams(self) -> bool:
-        """Whether this upload holds the turn."""
-        return self._turns.held_by(self)
 
     @property
     def share_left(self) -> float:
