@@ -11,10 +11,11 @@ It must not touch the pool, nor a byte of the body.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import gevent
@@ -22,12 +23,20 @@ import gevent
 from functions.gateway.confirm import Confirmation
 from functions.gateway.later import Later
 from functions.gateway.problems import Refused
+from lifl.client.ahead import Asker
 from lifl.client.http import HttpClient, HttpError
 from lifl.errors import LiflError, Unavailable
 from lifl.naming import HEADER_CLAIM
 
 CLAIM_SECONDS = 0.25
 """An upload that takes longer is claimed by itself."""
+
+
+class Coordinator(NamedTuple):
+    """The two ways to speak to the coordinator."""
+
+    general: HttpClient
+    asker: Asker
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +51,10 @@ class Admission:
     """See the module. ``asked`` is what a claim says, ``assignment`` the attempt it is for."""
 
     def __init__(
-        self, coordinator: HttpClient, asked: dict[str, Any], assignment: int, boot: str
+        self, coordinator: Coordinator, asked: dict[str, Any], assignment: int, boot: str
     ) -> None:
-        self._coordinator = coordinator
+        self._coordinator = coordinator.general
+        self._asker = coordinator.asker
         self._asked = asked
         self._assignment = assignment
         self._boot = boot
@@ -54,7 +64,9 @@ class Admission:
     def claim(self) -> None:
         """Ask, once, whether the update may come; the answer is for :meth:`granted`."""
         if self._claim is None:
-            self._question = None  # if it was begun it is given up: it would claim as well
+            if self._question is not None:
+                self._question.give_up()  # it would claim as well
+                self._question = None
             self._claim = Later(
                 lambda: self._coordinator.json("POST", "/internal/v1/claims", self._asked)
             )
@@ -120,7 +132,7 @@ class Admission:
             raise
         if answer.status == HTTPStatus.NO_CONTENT:
             return Receipt(int(answer.headers[HEADER_CLAIM]), duplicate=False)
-        return same(answer.json(), end["digest"])
+        return same(json.loads(answer.data), end["digest"])
 
     def withdraw(self) -> None:
         """Give a claim back once it is known; failing that, the client's next one replaces it."""
@@ -147,7 +159,7 @@ class Admission:
                 path = f"/internal/v1/claims/{self._claim.get()['claim']}/sealed"
                 known = {name: self._asked[name] for name in ("job", "node")}
                 known["boot"] = self._boot
-            self._question = Confirmation(self._coordinator, path, known)
+            self._question = Confirmation(self._asker, path, known)
         return self._question
 
 

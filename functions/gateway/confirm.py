@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from typing import Any
 
-from gevent.event import Event
+import gevent
 
-from functions.gateway.later import Later, patiently
-from lifl.client.http import HttpClient, Response, raise_for_status
+from functions.gateway.later import patiently
+from lifl.client.ahead import Answer, Asker, Question
+from lifl.client.http import raise_for_status
 from lifl.errors import Unavailable
 
 END_BYTES = 160
@@ -35,21 +35,27 @@ class Confirmation:
     ``known`` is what can be said before the update's end.
     """
 
-    def __init__(self, coordinator: HttpClient, path: str, known: dict[str, Any]) -> None:
+    def __init__(self, coordinator: Asker, path: str, known: dict[str, Any]) -> None:
         self._coordinator = coordinator
         self._path = path
         self._known = known
         self._length = len(_dump(known)) + END_BYTES
-        self._begun: Later[Response] | None = None
-        self._body = b""
-        self._ended = Event()
+        self._begun: Question | None = None
+        self._giving_up: gevent.Greenlet | None = None
 
     def begin(self) -> None:
-        """Send the question ahead; nothing happens if that was done."""
-        if self._begun is None:
-            self._begun = Later(lambda: self._send(self._rest()))
+        """Send the question ahead; nothing happens if that was done or would take a while."""
+        if self._begun is None and self._coordinator.at_hand:
+            with contextlib.suppress(Unavailable):
+                self._begun = self._coordinator.begin(self._path, self._length)
+                self._giving_up = gevent.spawn_later(BEGUN_SECONDS, self._begun.give_up)
 
-    def ask(self, end: dict[str, Any]) -> Response:
+    def give_up(self) -> None:
+        """Take a question back that was begun."""
+        if self._begun is not None:
+            self._begun.give_up()
+
+    def ask(self, end: dict[str, Any]) -> Answer:
         """Return the answer that the update counts, however long the coordinator takes.
 
         Raises
@@ -57,27 +63,21 @@ class Confirmation:
         HttpError
             if it does not.
         """
-        self._body = _dump(self._known | end).ljust(self._length)
-        self._ended.set()
-        if self._begun is not None:
+        body = _dump(self._known | end).ljust(self._length)
+        if self._giving_up is not None:
+            self._giving_up.kill(block=False)
+        if self._begun is not None and len(body) == self._length:
             with contextlib.suppress(Unavailable):
-                return self._begun.get()
-        return patiently(lambda: self._send(self._body))
+                return _checked(self._begun.finish(body))
+        return patiently(lambda: self._put(body))
 
-    def _send(self, body: bytes | Iterator[bytes]) -> Response:
-        length = len(body) if isinstance(body, bytes) else self._length
-        headers = {"Content-Type": "application/json", "Content-Length": str(length)}
-        answer = self._coordinator.request("POST", self._path, body=body, headers=headers)
-        raise_for_status(answer)
-        return answer
+    def _put(self, body: bytes) -> Answer:
+        return _checked(self._coordinator.begin(self._path, len(body)).finish(body))
 
-    def _rest(self) -> Iterator[bytes]:
-        """Yield the body; an error here closes the connection, and nothing was asked."""
-        if not self._ended.wait(BEGUN_SECONDS):
-            raise TimeoutError("the update's end did not come at once")
-        if len(self._body) != self._length:
-            raise TimeoutError("the body is longer than announced")
-        yield self._body
+
+def _checked(answer: Answer) -> Answer:
+    raise_for_status(answer)
+    return answer
 
 
 def _dump(document: dict[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ from gevent.event import Event
 from gevent.socket import socket as GeventSocket
 
 from functions.gateway import problems
+from functions.gateway.admission import Coordinator
 from functions.gateway.attach import Attachments, boot_id
 from functions.gateway.body import RequestBody
 from functions.gateway.ingest import Ingest
@@ -26,6 +27,7 @@ from functions.gateway.turns import Turns
 from functions.gateway.views import JobView
 from functions.gateway.watch import Watch
 from lifl.auth import mint_platform_token
+from lifl.client.ahead import Asker
 from lifl.client.http import HttpClient
 
 log = logging.getLogger("lifl.gateway")
@@ -92,7 +94,14 @@ class Gateway:
             jobs=self.attachments.keep,
         )
         self.models = Models(self.attachments, self.node, self._other)
-        self.ingest = Ingest(self.coordinator, self.attachments, self.node, self._boot)
+        asker = Asker(
+            function.coordinator_url,
+            self._token,
+            timeout=CLAIM_TIMEOUT,
+            connections=COORDINATOR_CONNECTIONS,
+        )
+        ways = Coordinator(self.coordinator, asker)
+        self.ingest = Ingest(ways, self.attachments, self.node, self._boot)
         self.transfers = Transfers(
             self.coordinator,
             self.attachments,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import gevent
 
-from functions.gateway.admission import Admission, Receipt, same
+from functions.gateway.admission import Admission, Coordinator, Receipt, same
 from functions.gateway.attach import Attachment, Attachments
 from functions.gateway.body import RequestBody
 from functions.gateway.later import Later
@@ -28,7 +28,6 @@ from functions.gateway.receive import Document, Hashes, Limits, compare, receive
 from functions.gateway.upload import UploadHead
 from functions.gateway.views import JobView
 from lifl import crash
-from lifl.client.http import HttpClient
 from lifl.errors import Fenced, LiflError, PoolFull, Unavailable
 from lifl.store import Pool, Seal, SlotKind, SlotRef
 from lifl.wire import Descriptor, Opcode, pages_of
@@ -56,7 +55,7 @@ class Ingest:
     """Takes uploads for every job of this node."""
 
     def __init__(
-        self, coordinator: HttpClient, attachments: Attachments, node: str, boot: str
+        self, coordinator: Coordinator, attachments: Attachments, node: str, boot: str
     ) -> None:
         self._coordinator = coordinator
         self._attachments = attachments

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import urllib3
 
@@ -19,6 +19,30 @@ from lifl.errors import PermanentError, Unavailable
 Token = str | Callable[[], str] | None
 Body = bytes | memoryview | Iterable[bytes | memoryview] | None
 Response = urllib3.BaseHTTPResponse
+
+
+class Headers(Protocol):
+    """An answer's headers, whatever library read them; names in any case."""
+
+    def get(self, name: str, default: Any, /) -> Any:
+        """Return a header, or ``default``."""
+
+
+class Told(Protocol):
+    """What an answer has that its meaning depends on."""
+
+    @property
+    def status(self) -> int:
+        """Return the HTTP status."""
+
+    @property
+    def headers(self) -> Headers:
+        """Return the headers."""
+
+    @property
+    def data(self) -> bytes:
+        """Return the body."""
+
 
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_RETRY_AFTER = 300.0
@@ -157,7 +181,7 @@ class HttpClient:
         self._pool.close()
 
 
-def raise_for_status(response: Response) -> None:
+def raise_for_status(response: Told) -> None:
     """Raise Unavailable or HttpError for a status from 300 on."""
     if response.status < 300:
         return
@@ -181,7 +205,7 @@ def read_into(response: Response, target: memoryview) -> int:
         raise Unavailable(f"an answer broke off: {e}") from e
 
 
-def retry_after(response: Response, default: float = 1.0) -> float:
+def retry_after(response: Told, default: float = 1.0) -> float:
     """Return how many seconds the server asks to wait, at most five minutes."""
     try:
         return min(max(float(response.headers.get("Retry-After", default)), 0.0), MAX_RETRY_AFTER)
