@@ -36,7 +36,7 @@ from lifl import crash
 from lifl.errors import LiflError, Unavailable
 from lifl.update import Schema
 
-SECONDS = {Notice.SOON: 0.1, Notice.SHORTLY: 0.02, Notice.NOW: 0.0}
+SECONDS = {Notice.SOON: 0.25, Notice.SHORTLY: 0.02, Notice.NOW: 0.0}
 Tell = Callable[[], None]
 _ENDED = {Phase.DONE: JobState.DONE, Phase.STOPPED: JobState.STOPPED, Phase.FAILED: JobState.FAILED}
 

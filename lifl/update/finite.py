@@ -123,12 +123,19 @@ class FiniteCheck:
 def _regions(floats: tuple[Piece, ...]) -> list[_Region]:
     """Join neighbours of one dtype: a region is checked without looking at tensor bounds."""
     regions: list[_Region] = []
+    start, end, dtype = 0, 0, ""
     for p in floats:
         if p.start == p.end:
             continue
-        if regions and regions[-1].end == p.start and regions[-1].dtype == p.dtype:
-            regions[-1] = regions[-1]._replace(end=p.end)
-        else:
-            known = DTYPES[p.dtype]
-            regions.append(_Region(p.start, p.end, p.dtype, known.itemsize, known.numpy))
-    return regions
+        if p.start != end or p.dtype != dtype:
+            regions += _region(start, end, dtype)
+            start, dtype = p.start, p.dtype
+        end = p.end
+    return regions + _region(start, end, dtype)
+
+
+def _region(start: int, end: int, dtype: str) -> list[_Region]:
+    if start == end:
+        return []
+    known = DTYPES[dtype]
+    return [_Region(start, end, dtype, known.itemsize, known.numpy)]

@@ -436,6 +436,7 @@ class TestTokens:
             (job.platform.url, "PUT", transfer),
             (coordinator, "GET", "/internal/v1/watch"),
             (coordinator, "POST", "/internal/v1/claims"),
+            (coordinator, "POST", "/internal/v1/updates"),
             (coordinator, "DELETE", "/internal/v1/nodes/node-0"),
             (coordinator, "PUT", f"/internal/v1/jobs/{job.name}/plan"),
         ):

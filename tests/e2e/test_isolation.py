@@ -261,6 +261,7 @@ class TestOtherUsers:
         doors = [
             ("GET", f"{coordinator}/internal/v1/watch"),
             ("POST", f"{coordinator}/internal/v1/claims"),
+            ("POST", f"{coordinator}/internal/v1/updates"),
             ("POST", f"{coordinator}/internal/v1/nodes/node-0"),
             ("PUT", f"{coordinator}/internal/v1/jobs/beta/plan"),
             ("GET", f"{coordinator}/internal/v1/jobs/beta/model"),

@@ -94,6 +94,28 @@ class Scene:
         place = Place(node, slot or serial, 1)
         self.apply(self.updates.sealed(serial, place, digest, self.now))
 
+    def count(
+        self,
+        client: str,
+        *,
+        node: str = NODE,
+        slot: int = 1,
+        digest: str = "d",
+        assignment: int | None = None,
+        **changes: Any,
+    ) -> tuple[Claim, bool]:
+        """Claim and count in one."""
+        asked = {"round": self.rounds.record.round, "num_samples": 10, "nbytes": 100} | changes
+        claim, duplicate, effects = self.updates.count(
+            ClaimRequest(client=client, node=node, **asked),
+            assignment or self.assignment,
+            Place(node, slot, 1),
+            digest,
+            self.now,
+        )
+        self.apply(effects)
+        return claim, duplicate
+
     def post(self, client: str, *, node: str = NODE) -> int:
         """Upload an update to the end; return its serial."""
         claim, duplicate = self.claim(client, node=node)

@@ -7,10 +7,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from functions.coordinator.effects import Notice
 from functions.coordinator.problems import Refused
 from functions.coordinator.records import Claim, ClaimState, Phase
 
-from .conftest import Scene, rules
+from .conftest import NODE, Scene, rules
 
 
 def refused(code: str, call, *args, **kwargs) -> Refused:
@@ -57,6 +58,60 @@ def test_an_aborted_upload_opens_the_claim_again(scene):
     assert s.post("c0") > serial
     s.abort(s.claim("c0")[0].serial)  # a duplicate's claim is not aborted
     assert s.rounds.book.accepted == 1
+
+
+# -- claimed and counted in one -----------------------------------------------
+
+
+def test_one_question_claims_and_counts(scene):
+    s = scene()
+    claim, duplicate = s.count("c0", slot=5)
+    assert not duplicate
+    assert (claim.state, claim.node, claim.slot, claim.digest) == ("sealed", NODE, 5, "d")
+    assert s.rounds.book.accepted == 1
+    assert s.stored_claims == {claim.serial: claim}
+    assert s.notices[-1] == Notice.SOON
+
+
+def test_the_question_may_be_put_again_for_the_same_object_only(scene):
+    s = scene()
+    first, _ = s.count("c0", slot=5)
+    assert s.count("c0", slot=5) == (first, False)
+    assert s.count("c0", slot=6) == (first, True)
+    assert s.count("c0", slot=5, digest="e") == (first, True)
+    assert s.count("c0", slot=5, node="node-1") == (first, True)
+    s.restart()
+    assert s.count("c0", slot=5) == (first, False)
+    assert s.rounds.book.accepted == 1
+
+
+def test_the_last_update_that_is_counted_closes_the_round(scene):
+    s = scene()
+    for i in range(3):
+        s.count(f"c{i}", slot=i + 1)
+    assert s.phase is Phase.CLOSING
+    assert s.stored_round.phase is Phase.CLOSING
+    refused("round-closed", s.count, "c9", slot=9)
+
+
+def test_what_is_counted_replaces_an_upload_that_has_not_ended(scene):
+    s = scene()
+    slow = s.claim("c0", node="node-1")[0].serial
+    fast, duplicate = s.count("c0")
+    assert not duplicate
+    refused("claim-gone", s.seal, slow, node="node-1")
+    assert set(s.stored_claims) == {fast.serial}
+
+
+def test_an_object_of_another_attempt_is_not_counted(scene):
+    s = scene()
+    refused("wrong-assignment", s.count, "c0", assignment=s.assignment + 1)
+    refused("wrong-round", s.count, "c0", round=7, assignment=s.assignment + 1)
+    refused("wrong-update-type", s.count, "c0", update_type="delta")
+    assert s.rounds.book.accepted == 0 and s.stored_claims == {}
+
+
+# -- late, early, wrong -------------------------------------------------------
 
 
 def test_late_early_and_wrong_rounds_are_refused(scene):
@@ -361,6 +416,30 @@ class AnyOrder(RuleBasedStateMachine):
             return
         self.told.add(serial)
         self.objects[node].append((serial,))
+
+    @rule(
+        client=st.sampled_from(CLIENTS),
+        node=st.sampled_from(NODES),
+        again=st.booleans(),
+        cut=st.booleans(),
+    )
+    def count(self, client, node, again, cut):
+        """Claim and count in one; ``cut``: the gateway dies before it seals the object."""
+        slot = 1000 + len(self.owner)
+        try:
+            claim, duplicate = self.s.count(client, node=node, slot=slot)
+        except Refused:
+            return
+        if duplicate:
+            return
+        self.owner[claim.serial] = client
+        if again:
+            assert self.s.count(client, node=node, slot=slot) == (claim, False)
+        if cut:
+            self.gateway_restarts(node)
+            return
+        self.told.add(claim.serial)
+        self.objects[node].append((claim.serial,))
 
     @rule(node=st.sampled_from(NODES), count=st.integers(2, 4))
     def merge(self, node, count):

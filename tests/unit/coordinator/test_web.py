@@ -24,6 +24,8 @@ PLATFORM = {
     "Authorization": f"Bearer {mint_platform_token(bytes.fromhex(SECRET), 'test')}",
 }
 BASE = "/internal/v1"
+ASK = {"job": "digits", "round": 1, "client": "c0", "node": "node-0"}
+ASK |= {"num_samples": 4, "nbytes": 100}
 
 
 class Web:
@@ -82,15 +84,12 @@ class Web:
         return self.call("PUT", f"{BASE}/jobs/digits/plan", body, status)
 
     def claim(self, client: str = "c0", status: int = 201, **changes: Any) -> Any:
-        body = {
-            "job": "digits",
-            "round": 1,
-            "client": client,
-            "node": "node-0",
-            "num_samples": 4,
-            "nbytes": 100,
-        }
-        return self.post(f"{BASE}/claims", body | changes, status)
+        return self.post(f"{BASE}/claims", ASK | {"client": client} | changes, status)
+
+    def count(self, **changes: Any) -> Any:
+        end = {"assignment": 1, "slot": 3, "generation": 1, "digest": "d"}
+        body = ASK | end | changes
+        return self.client.post(f"{BASE}/updates", json=body, headers=PLATFORM)
 
     def seal(self, serial: int, status: int = 204, **changes: Any) -> Any:
         body = {"job": "digits", "node": "node-0", "slot": 3, "generation": 1, "digest": "d"}
@@ -297,6 +296,32 @@ def test_an_update_from_claim_to_sealed(web):
     assert until(lambda: web.view()["accepted"]) == ["c0"]
 
 
+def test_an_update_that_is_claimed_and_counted_in_one(web):
+    web.start()
+    web.plan()
+    first = web.count()
+    assert (first.status_code, first.data, first.headers["LIFL-Claim"]) == (204, b"", "1")
+    assert web.count().status_code == 204
+    other = web.count(slot=4)
+    assert (other.status_code, other.get_json()) == (
+        200,
+        {"claim": 1, "duplicate": True, "state": "sealed", "digest": "d"},
+    )
+    assert until(lambda: web.view()["accepted"]) == ["c0"]
+    refusals = {
+        "not-selected": {"client": "c9"},
+        "wrong-round": {"round": 4},
+        "wrong-assignment": {"client": "c1", "assignment": 9},
+        "bad-member": {"digest": None},
+    }
+    for code, changes in refusals.items():
+        answer = web.count(**changes)
+        assert (answer.status_code, answer.get_json(force=True)["code"]) == (
+            422 if code == "bad-member" else 409,
+            code,
+        )
+
+
 def test_refused_claims_have_codes(web):
     web.start()
     web.plan()
@@ -479,6 +504,7 @@ def test_who_may_what(web):
         ("POST", "/v1/jobs"),
         ("GET", f"{BASE}/watch"),
         ("POST", f"{BASE}/claims"),
+        ("POST", f"{BASE}/updates"),
         ("DELETE", f"{BASE}/nodes/node-0"),
     ]:
         assert web.client.open(path, method=method, headers=submitter).status_code in (401, 403)
