@@ -52,6 +52,8 @@ ATTACKER = 3
 """Its token is good and the round has chosen it, so nothing but its input is wrong."""
 IDLE = 1.0
 """Seconds that the gateway waits for headers, and for a silent body."""
+CONNECTIONS = 300
+"""How many an attack opens at most."""
 GROWTH = 8 << 20
 """Bytes of private memory that the gateway may gain over a class of attacks."""
 
@@ -68,8 +70,8 @@ def running() -> Iterator[Platform]:
 def job(running: Platform) -> Job:
     job = running.submit("target", clients=CLIENTS, slots=32)
     number = job.open_round()["round"]
-    for _ in range(3):  # the first round brings the gateway to its full size
-        with slow_uploads(job, number) as socks:
+    for _ in range(3):  # twice what any attack does brings the gateway to its full size
+        with slow_uploads(job, number, 2 * CONNECTIONS) as socks:
             job.deliver_all(number, range(ATTACKER))
             assert {read_answer(sock).status for sock in socks} <= {408, 409, 503}
     at_rest(job)
@@ -79,15 +81,15 @@ def job(running: Platform) -> Job:
 
 
 @contextlib.contextmanager
-def slow_uploads(job: Job, number: int) -> Iterator[list[socket.socket]]:
-    """Begin 150 uploads of the attacker's, and 150 requests that end within their headers.
+def slow_uploads(job: Job, number: int, count: int = CONNECTIONS) -> Iterator[list[socket.socket]]:
+    """Open ``count`` connections: uploads of the attacker's, and requests that end too early.
 
-    Yields the uploads' connections.
+    Every other one ends within its headers. Yields the uploads' connections.
     """
     body = document(update_of(ATTACKER, number))
     head = job.head(ATTACKER, number, len(body))
     with contextlib.ExitStack() as held:
-        socks = [held.enter_context(job.raw()) for _ in range(300)]
+        socks = [held.enter_context(job.raw()) for _ in range(count)]
         for i, sock in enumerate(socks):
             sock.sendall(head + body[:9] if i % 2 else head[:40])
         yield socks[1::2]

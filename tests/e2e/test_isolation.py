@@ -172,10 +172,14 @@ def two_jobs(on: Platform, python: Path) -> Scene:
     for job in (scene.alpha, scene.beta):
         job.open_round()
     for job in (scene.alpha, scene.beta):
-        roles = len(job.plan()["roles"])
-        name = job.name
-        wait_for(lambda: len(aggregators(on, name)) == roles, "aggregators")  # noqa: B023
+        staffed(job)
     return scene
+
+
+def staffed(job: Job) -> None:
+    """Wait until every aggregator of a job's plan is there; before, routes lead nowhere."""
+    planned = {role["name"] for role in job.plan()["roles"]}
+    wait_for(lambda: planned <= endpoints(job.platform, job.name).keys(), "the aggregators")
 
 
 # -- each job has a user of its own ---------------------------------------------------------
@@ -446,6 +450,7 @@ def sacrifice(scene: Scene) -> Iterator[Job]:
     """Run one more job, whose own functions may ruin it."""
     job = scene.on.submit(f"rogue-{next(NUMBERS)}", clients=CLIENTS)
     begin(job)
+    staffed(job)
     yield job
     submitter = scene.on.access.client(job.name)
     wait_for(lambda: submitter.json("POST", f"/v1/jobs/{job.name}/stop"), "it to stop")
