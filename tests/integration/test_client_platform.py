@@ -21,6 +21,7 @@ from lifl.auth import mint_client_token
 from lifl.cli.access import Access
 from lifl.cli.jobs import submit_job
 from lifl.client import FederatedClient, Round, upload
+from lifl.client.http import HttpClient
 from lifl.platform import running
 from lifl.platform.paths import Paths
 from lifl.update import Schema, iter_document
@@ -146,6 +147,9 @@ def test_curl_alone(access: Access) -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     assert '"serial"' in done.stdout
+    token = mint_client_token(access.key("curl"), "curl", "waiter")
+    poll = "/v1/jobs/curl/rounds/current?client=waiter&after=1&wait=20"
+    assert HttpClient(access.url, token).json("GET", poll)["state"] == "done"
     with join("waiter") as fl:
         assert list(fl.rounds()) == []
         version, model = fl.latest()
