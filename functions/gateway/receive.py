@@ -24,7 +24,7 @@ from lifl.store import PoolGeometry
 from lifl.update import MAX_HEADER_BYTES, FiniteCheck, Layout, check, header_bytes, parse_header
 
 PIECE = 256 << 10  # with the socket's queue it fits a core's own cache, and so is checked there
-BREATH = 4 << 20
+BREATH = 8 << 20  # two to three milliseconds
 SCRATCH = 512 << 10
 PREFIX = 8
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from lifl.auth import (
@@ -38,6 +40,25 @@ def test_wrong_tokens_are_told_apart() -> None:
     assert status(mint_client_token(KEY, "faces", "c1")) == 403
     assert status(mint_submitter_token(KEY, "digits")) == 403
     assert status("not-a-token") == 401
+
+
+def test_a_token_that_was_good_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is remembered that it was good, not that it is."""
+    token = mint_client_token(KEY, "digits", "c1", lifetime=100)
+    for _ in range(2):
+        assert verify(token, KEY, "digits", "client") == "c1"
+    later = time.time() + 101
+    monkeypatch.setattr("lifl.auth.time.time", lambda: later)
+    assert status(token) == 401
+
+
+def test_a_token_that_was_good_is_still_good_for_one_thing_only() -> None:
+    token = mint_client_token(KEY, "digits", "c1")
+    assert verify(token, KEY, "digits", "client") == "c1"
+    assert status(token, OTHER) == 401
+    assert status(token, job="faces") == 403
+    assert status(token, scope="submit") == 403
+    assert status(token[:-2]) == 401
 
 
 def test_an_unsigned_token_is_refused() -> None:
