@@ -19,7 +19,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 from bench.figures import Figure
 
-GROUPS = ("aggregate", "handoff", "ingest", "startup", "rounds", "memory", "slow")
+GROUPS = ("aggregate", "handoff", "ingest", "startup", "rounds", "memory", "slow", "planning")
 
 
 def main() -> int:

@@ -76,6 +76,22 @@ class Platform:
         parents = set(found.values())
         return sum(_private(p) if p in parents else _anonymous(p) for p in found)
 
+    def watched(self) -> dict[str, Any]:
+        """Return what gateways and the controller are told: jobs and nodes."""
+        secret = bytes.fromhex(self.paths.secret())
+        http = HttpClient(self.state["coordinator_url"], mint_platform_token(secret, "bench"))
+        told: dict[str, Any] = http.json("GET", "/internal/v1/watch?since=0&wait=0")
+        http.close()
+        return told
+
+    def await_nodes(self, number: int) -> None:
+        """Wait until the gateways of so many nodes have said that they are there."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while len(self.watched()["nodes"]) < number:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"fewer than {number} nodes within {WAIT_SECONDS} s")
+            time.sleep(0.05)
+
     def admin(self, node: str = "node-0") -> AgentAdmin:
         """Return a connection to a node's agent."""
         return AgentAdmin(naming.admin_socket(self.paths.run, node))
@@ -249,10 +265,7 @@ class Job:
 
     def view(self) -> dict[str, Any]:
         """Return what gateways and the controller are told of the job."""
-        secret = bytes.fromhex(self.platform.paths.secret())
-        url = self.platform.state["coordinator_url"]
-        http = HttpClient(url, mint_platform_token(secret, "bench"))
-        jobs = http.json("GET", "/internal/v1/watch?since=0&wait=0")["jobs"]
+        jobs = self.platform.watched()["jobs"]
         view: dict[str, Any] = next(j for j in jobs if j["job"] == self.name)
         return view
 
