@@ -11,10 +11,10 @@ from flask.typing import ResponseReturnValue
 
 from functions.coordinator.access import Access
 from functions.coordinator.checkpoint import Checkpoints
+from functions.coordinator.outcomes import Tell
 from functions.coordinator.problems import Refused
 from functions.coordinator.records import Transfer
 from functions.coordinator.requests import Body
-from functions.coordinator.runtime import Tell
 from functions.coordinator.service import Coordinator
 from functions.coordinator.updates import ClaimRequest, Place
 from lifl.errors import ConfigError

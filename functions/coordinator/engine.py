@@ -23,8 +23,9 @@ from collections.abc import Callable
 
 from functions.coordinator.checkpoint import Checkpoints
 from functions.coordinator.optimizer import Optimizer
+from functions.coordinator.outcomes import Made, ModelPlace
 from functions.coordinator.records import Phase, RoundRecord
-from functions.coordinator.runtime import Job, Made, ModelPlace
+from functions.coordinator.runtime import Job
 from functions.coordinator.shelf import Held, Shelf
 from functions.coordinator.strategies import Diverged
 from lifl import crash

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 from functions.coordinator import losses
 from functions.coordinator.effects import Effects, Notice
 from functions.coordinator.jobs import JobSpec
+from functions.coordinator.outcomes import Counted, Made, ModelPlace, Tell
 from functions.coordinator.problems import Refused
 from functions.coordinator.records import (
     Claim,
@@ -37,41 +38,7 @@ from lifl.errors import LiflError, Unavailable
 from lifl.update import Schema
 
 SECONDS = {Notice.SOON: 0.25, Notice.SHORTLY: 0.02, Notice.NOW: 0.0}
-Tell = Callable[[], None]
 _ENDED = {Phase.DONE: JobState.DONE, Phase.STOPPED: JobState.STOPPED, Phase.FAILED: JobState.FAILED}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelPlace:
-    """Where the present model lies in shared memory; bytes within the slot."""
-
-    node: str
-    slot: int
-    generation: int
-    doc_start: int
-    doc_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A new version whose files are on the disk: the updates in it, Σ n, and the files' names.
-
-    ``summed`` is when the last of its sums was sealed, unix seconds.
-    """
-
-    cover: tuple[int, ...]
-    weight: float
-    summed: float
-    model_file: str
-    vector_files: dict[str, str]
-
-
-class Counted(NamedTuple):
-    """What became of an update: its claim, or its client's that was here; and whom to tell."""
-
-    claim: Claim
-    duplicate: bool
-    tell: Tell
 
 
 class Job:

@@ -61,7 +61,7 @@ class Asker:
                 connection.putheader("Authorization", f"Bearer {token}")
             connection.endheaders()
         except (HTTPException, OSError) as e:
-            connection.close()
+            self.broke(connection)
             raise Unavailable(f"POST {path} could not be sent: {e}") from e
         return Question(self, connection, path)
 
@@ -77,6 +77,11 @@ class Asker:
                 return connection
             connection.close()
         return self._make(self._host, self._port, timeout=self._timeout)
+
+    def broke(self, connection: HTTPConnection) -> None:
+        """Give up a connection that failed, and the idle ones: a server that is gone is for all."""
+        connection.close()
+        self.close()
 
     def keep(self, connection: HTTPConnection) -> None:
         """Take a connection back that can serve another question."""
@@ -117,7 +122,7 @@ class Question:
                 answer = Answer(response.status, response.headers, response.read())
                 last = response.will_close
         except (HTTPException, OSError) as e:
-            self._connection.close()
+            self._asker.broke(self._connection)
             raise Unavailable(f"POST {self._path} got no answer: {e}") from e
         if last:
             self._connection.close()

@@ -150,6 +150,21 @@ def test_no_answer_is_an_error_and_is_not_asked_again(server: Server, asker: Ask
     assert (server.heads.qsize(), asker.at_hand) == (1, False)
 
 
+def test_when_one_connection_breaks_the_idle_ones_are_not_trusted(
+    server: Server, asker: Asker
+) -> None:
+    """A server that was restarted ended them all; to find out one by one would take long."""
+    for question in [asker.begin("/q", 2) for _ in range(2)]:
+        question.finish(b"{}")
+    server.silent = True
+    with pytest.raises(Unavailable):
+        ask(asker)
+    assert not asker.at_hand
+    server.silent = False
+    assert ask(asker).status == 200
+    assert server.opened == 3
+
+
 def test_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
