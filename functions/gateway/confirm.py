@@ -66,7 +66,9 @@ class Confirmation:
         body = _dump(self._known | end).ljust(self._length)
         if self._giving_up is not None:
             self._giving_up.kill(block=False)
-        if self._begun is not None and len(body) == self._length:
+        if self._begun is not None:
+            if len(body) > self._length:  # nobody would give it up any more
+                self._begun.give_up()
             with contextlib.suppress(Unavailable):
                 return _checked(self._begun.finish(body))
         return patiently(lambda: self._put(body))
