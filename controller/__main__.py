@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from controller.agents import Agents
+from controller.agents import Agents, LocalDirectory
 from controller.coordinator import Coordinator
 from controller.loop import Loop
 from controller.settings import ControllerSettings
@@ -30,7 +30,7 @@ def main() -> None:
     )
     if platform.shared_user:
         log.warning("jobs are not isolated from each other: %s", platform.shared_user)
-    agents = Agents(settings.run_dir)
+    agents = Agents(LocalDirectory(settings.run_dir))
     with StopSignals() as signals:
         coordinator = Coordinator(settings.coordinator_url, settings.platform_secret, signals.wake)
         try:

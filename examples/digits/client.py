@@ -31,6 +31,12 @@ def main() -> None:
     parser.add_argument(
         "--token", default=os.environ.get("LIFL_TOKEN"), help="bearer token (default: $LIFL_TOKEN)"
     )
+    parser.add_argument(
+        "--ingress",
+        default=os.environ.get("LIFL_INGRESS", ""),
+        metavar="HOST:PORT",
+        help="connect here, whatever the gateway's name is (default: $LIFL_INGRESS)",
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format=f"{args.client}: %(message)s")
     found = re.search(r"\d+", args.client)
@@ -40,7 +46,9 @@ def main() -> None:
 
     model = digits.build()
     samples: Samples | None = None
-    with FederatedClient(args.gateway, job=args.job, client=args.client, token=args.token) as fl:
+    with FederatedClient(
+        args.gateway, job=args.job, client=args.client, token=args.token, ingress=args.ingress
+    ) as fl:
         for round in fl.rounds():
             samples = samples or own_samples(number, round)
             round.load_into(model)

@@ -28,9 +28,10 @@ R = TypeVar("R")
 class Access:
     """A gateway, and the keys of the jobs submitted from here."""
 
-    def __init__(self, gateway: str | None, token: str | None) -> None:
+    def __init__(self, gateway: str | None, token: str | None, ingress: str = "") -> None:
         self.paths = Paths.from_env()
         self._token = token
+        self._ingress = ingress
         if gateway is None:
             gateway = str(running.need(self.paths)["url"])
         self.url = gateway.rstrip("/")
@@ -41,7 +42,7 @@ class Access:
         That is the one given, else one made from the job's key, else one made
         from the secret of the local platform.
         """
-        return HttpClient(self.url, self._token or self._made_token(job))
+        return HttpClient(self.url, self._token or self._made_token(job), ingress=self._ingress)
 
     def _made_token(self, job: str | None) -> str | None:
         if job is not None and self._key_file(job).exists():
@@ -79,7 +80,16 @@ def with_access(command: Callable[Concatenate[Access, P], R]) -> Callable[P, R]:
         help="A gateway's URL. [default: the local platform's; LIFL_GATEWAY]",
     )
     @click.option("--token", envvar="LIFL_TOKEN", help="Bearer token. [LIFL_TOKEN]")
-    def wrapper(gateway: str | None, token: str | None, *args: Any, **kwargs: Any) -> R:
-        return command(Access(gateway, token), *args, **kwargs)
+    @click.option(
+        "--ingress",
+        envvar="LIFL_INGRESS",
+        metavar="HOST:PORT",
+        default="",
+        help="Connect here, whatever the gateway's name is. [LIFL_INGRESS]",
+    )
+    def wrapper(
+        gateway: str | None, token: str | None, ingress: str, *args: Any, **kwargs: Any
+    ) -> R:
+        return command(Access(gateway, token, ingress), *args, **kwargs)
 
     return update_wrapper(wrapper, command)  # type: ignore[return-value]

@@ -44,6 +44,8 @@ class FederatedClient:
     (or a function that returns the present one). ``retry.patience`` bounds how
     long a silent platform is asked again before :class:`Unavailable` is
     raised. With ``digest`` each upload carries a SHA-256 ``Content-Digest``.
+    ``ingress`` ("HOST:PORT") is connected to whatever URL is asked for: a cluster's way in,
+    where its names are in no DNS.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class FederatedClient:
         timeout: float = 60.0,
         poll_seconds: float = POLL_SECONDS,
         digest: bool = False,
+        ingress: str = "",
     ) -> None:
         self.job = naming.check_name(job, "job")
         self.client = naming.check_client(client)
@@ -66,7 +69,8 @@ class FederatedClient:
         self._poll_seconds = poll_seconds
         self._digest = digest
         self._retry = retry or Retry()
-        self._gateway = HttpClient(gateway, token, timeout=timeout)
+        self._ingress = ingress
+        self._gateway = HttpClient(gateway, token, timeout=timeout, ingress=ingress)
         self._nodes: dict[str, HttpClient] = {}
         self._models = ModelCache(self._gateway, self._retry, timeout=timeout)
         self._kept: _Kept | None = None
@@ -230,7 +234,9 @@ class FederatedClient:
             return self._gateway, url
         base = f"{parts.scheme}://{parts.netloc}"
         if base not in self._nodes:
-            self._nodes[base] = HttpClient(base, self._token, timeout=self._timeout)
+            self._nodes[base] = HttpClient(
+                base, self._token, timeout=self._timeout, ingress=self._ingress
+            )
         return self._nodes[base], parts.path
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import urllib3
 
-from lifl.errors import PermanentError, Unavailable
+from lifl.errors import ConfigError, PermanentError, Unavailable
 
 Token = str | Callable[[], str] | None
 Body = bytes | memoryview | Iterable[bytes | memoryview] | None
@@ -69,18 +69,25 @@ class HttpClient:
 
     ``token`` is a bearer token, or a function that returns the present one.
     ``timeout`` is in seconds and holds for connecting and for each silence.
+    ``ingress`` ("HOST:PORT") is connected to in the URL's place, which is still what is
+    asked for: for names of a cluster that this machine cannot resolve.
     """
 
     def __init__(
-        self, base_url: str, token: Token = None, *, timeout: float = 10.0, connections: int = 8
+        self,
+        base_url: str,
+        token: Token = None,
+        *,
+        timeout: float = 10.0,
+        connections: int = 8,
+        ingress: str = "",
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._token = token
         self._timeout = timeout
         self._prefix = urllib3.util.parse_url(self.base_url).path or ""
-        self._pool = urllib3.connection_from_url(
-            self.base_url, maxsize=connections, block=False, retries=False
-        )
+        self._host = {"Host": str(urllib3.util.parse_url(self.base_url).netloc)} if ingress else {}
+        self._pool = _pool(self.base_url, ingress, connections)
 
     def request(
         self,
@@ -104,7 +111,7 @@ class HttpClient:
         Unavailable
             if there was no answer.
         """
-        sent = dict(headers or {})
+        sent = {**self._host, **(headers or {})}
         token = self._token() if callable(self._token) else self._token
         if token and "Authorization" not in sent:
             sent["Authorization"] = f"Bearer {token}"
@@ -179,6 +186,26 @@ class HttpClient:
     def close(self) -> None:
         """Close the idle connections."""
         self._pool.close()
+
+
+def _pool(base_url: str, ingress: str, connections: int) -> urllib3.HTTPConnectionPool:
+    if not ingress:
+        return urllib3.connection_from_url(
+            base_url, maxsize=connections, block=False, retries=False
+        )
+    url, to = urllib3.util.parse_url(base_url), urllib3.util.parse_url(f"//{ingress}")
+    if not url.host or not to.host:
+        raise ConfigError(f"{ingress!r} is not the HOST:PORT of an ingress")
+    if url.scheme == "https":
+        return urllib3.HTTPSConnectionPool(
+            to.host,
+            to.port or 443,
+            maxsize=connections,
+            retries=False,
+            server_hostname=url.host,
+            assert_hostname=url.host,
+        )
+    return urllib3.HTTPConnectionPool(to.host, to.port or 80, maxsize=connections, retries=False)
 
 
 def raise_for_status(response: Told) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lifl.client.http import HttpClient, HttpError
-from lifl.errors import Unavailable
+from lifl.errors import ConfigError, Unavailable
 
 PROBLEM = {"code": "round-closed", "detail": "too late", "where": "round"}
 ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
@@ -123,3 +123,18 @@ class HttpClientAt:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
+
+
+def test_an_ingress_is_connected_to_and_the_url_is_asked_for(
+    client: HttpClient, seen: list[Any]
+) -> None:
+    ingress = client.base_url.removeprefix("http://").removesuffix("/p")
+    other = HttpClient("http://gateway.lifl.example.com/p", ingress=ingress)
+    assert other.json("GET", "/ok") == {"a": 1}
+    assert seen[-1][1]["Host"] == "gateway.lifl.example.com"
+    other.close()
+
+
+def test_an_ingress_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="HOST:PORT"):
+        HttpClient("http://gateway.lifl.example.com", ingress=":80")
