@@ -7,7 +7,7 @@ STAMP := $(VENV)/.setup-stamp
 
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test test-kube check bench clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,10 @@ demo: $(STAMP) ## the main job: 10 clients train a CNN on digits, without IID da
 
 test: check ## lint, types, import rules, then all tests
 	@$(BIN)/python -m pytest
+
+test-kube: $(STAMP) ## tests at a real Kubernetes API server (made once from Debian's source package)
+	@scripts/kube-assets >/dev/null
+	@$(BIN)/python -m pytest tests/kube
 
 check: $(STAMP) ## ruff, mypy (strict), import linter
 	@$(BIN)/ruff check .

@@ -19,7 +19,17 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 from bench.figures import Figure
 
-GROUPS = ("aggregate", "handoff", "ingest", "startup", "rounds", "memory", "slow", "planning")
+GROUPS = (
+    "aggregate",
+    "handoff",
+    "ingest",
+    "startup",
+    "rounds",
+    "memory",
+    "slow",
+    "planning",
+    "ablation",
+)
 
 
 def main() -> int:

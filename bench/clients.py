@@ -7,12 +7,14 @@ behind real sockets. They must not train.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing as mp
+import random
 import socket
 import time
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 MP = mp.get_context("fork")
 
@@ -96,9 +98,18 @@ def _send(host: str, port: int, request_head: bytes, document: bytes) -> Sent:
     return Sent(started, last_byte, time.monotonic(), status, answer)
 
 
-def closed_port() -> int:
-    """Return a free TCP port of the loopback address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: Any = probe.getsockname()[1]
-        return int(port)
+def closed_ports(nodes: int) -> int:
+    """Return a port that is free for the first of ``nodes`` gateways, like all that follow from it.
+
+    It is below those that the kernel gives to clients, so that none takes it meanwhile.
+    """
+    for _ in range(100):
+        port = random.randrange(10_000, 32_000)
+        with contextlib.ExitStack() as held:
+            try:
+                for other in (*range(port, port + nodes), port + 100):
+                    held.enter_context(socket.create_server(("127.0.0.1", other)))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free ports")

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import psutil
 
-from bench.clients import Sent, closed_port, head
+from bench.clients import Sent, closed_ports, head
 from lifl import naming
 from lifl.auth import mint_client_token, mint_platform_token
 from lifl.cli.access import Access
@@ -65,6 +65,18 @@ class Platform:
     def cpu(self) -> float:
         """Return CPU seconds used so far by every platform process (nanosecond accounting)."""
         return sum(_cpu_of(pid) for pid in [*self.pids(), self.state["pid"]])
+
+    def cpu_of_ended(self) -> float:
+        """Return CPU seconds of processes that have ended, to the clock's tick.
+
+        Every process of the platform is waited for by another of it, whose account has them.
+        """
+        ticks = 0
+        for pid in [*self.pids(), self.state["pid"]]:
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+                ticks += int(fields[13]) + int(fields[14])  # cutime, cstime
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def private_bytes(self) -> int:
         """Return anonymous memory of all platform processes: what is theirs, not the pool's.
@@ -132,7 +144,14 @@ def platform(nodes: int = 1, dataplane: str | None = None) -> Iterator[Platform]
     paths = Paths(home)
     chosen = dataplane or doctor.default_dataplane()[0]
     try:
-        arguments = ["--nodes", str(nodes), "--dataplane", chosen, "--port", str(closed_port())]
+        arguments = [
+            "--nodes",
+            str(nodes),
+            "--dataplane",
+            chosen,
+            "--port",
+            str(closed_ports(nodes)),
+        ]
         state = running.detach(paths, arguments, UP_SECONDS)
         yield Platform(paths, state)
     finally:
@@ -215,11 +234,12 @@ class Job:
         url = urlsplit(current["upload_url"])
         host, port = url.hostname or "127.0.0.1", url.port or 80
         return [
-            (host, port, head(host, port, url.path, self.nbytes, self._headers(i)))
+            (host, port, head(host, port, url.path, self.nbytes, self.headers(i)))
             for i in range(len(self.clients))
         ]
 
-    def _headers(self, index: int) -> dict[str, str]:
+    def headers(self, index: int) -> dict[str, str]:
+        """Return the headers of one client's upload."""
         client = self.clients[index]
         return {
             naming.HEADER_CLIENT: client,

@@ -1,44 +1,45 @@
-"""Run the controller of a local platform: ``python -m controller``."""
+"""Run the controller: ``python -m controller``.
+
+LIFL_PLATFORM says of what: "local" (the default), one machine's processes, or
+"kubernetes", the cluster it is in or that KUBECONFIG names.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 
-from controller.agents import Agents, LocalDirectory
-from controller.coordinator import Coordinator
-from controller.loop import Loop
-from controller.settings import ControllerSettings
 from lifl import crash
-from lifl.platform.local import LocalPlatform
-from lifl.platform.paths import Paths
-from lifl.platform.signals import StopSignals
-
-log = logging.getLogger("lifl.controller")
+from lifl.errors import LiflError
+from lifl.settings import read
 
 
-def main() -> None:
-    """Reconcile until SIGTERM; aggregators outlive the controller."""
+def main() -> int:
+    """Reconcile until SIGTERM; aggregators outlive the controller. 1 if it could not start."""
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=os.environ.get("LIFL_LOG_LEVEL", "INFO").upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    settings = ControllerSettings.from_env()
     crash.arm()
-    platform = LocalPlatform(
-        Paths(settings.home),
-        dataplane=settings.dataplane,
-        coordinator_url=settings.coordinator_url,
-    )
-    if platform.shared_user:
-        log.warning("jobs are not isolated from each other: %s", platform.shared_user)
-    agents = Agents(LocalDirectory(settings.run_dir))
-    with StopSignals() as signals:
-        coordinator = Coordinator(settings.coordinator_url, settings.platform_secret, signals.wake)
-        try:
-            Loop(coordinator, agents, platform, settings.policies).run(signals)
-        finally:
-            coordinator.close()
-            agents.close()
+    try:
+        platform = read(os.environ, "LIFL_PLATFORM", _platform, "local")
+        if platform == "kubernetes":
+            from controller.kubernetes_main import run  # what one machine needs none of
+        else:
+            from controller.local_main import run
+        run()
+    except LiflError as e:
+        print(f"lifl controller: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _platform(raw: str) -> str:
+    if raw not in {"local", "kubernetes"}:
+        raise ValueError("use local or kubernetes")
+    return raw
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,10 +9,12 @@ not decide anything.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from controller.loads import Loads, Sample
 from controller.view import NodeView
 from lifl import naming
 from lifl.dataplane.admin import AgentAdmin
@@ -20,10 +22,13 @@ from lifl.errors import LiflError, Unavailable
 
 TIMEOUT_SECONDS = 5.0
 LEAVE_ALONE_SECONDS = 0.5
+WORKERS = 16
 
 
 class Directory(Protocol):
-    """Where agents are found."""
+    """Where agents are found; ``longest_pause`` is in seconds."""
+
+    longest_pause: float
 
     def place(self, node: str) -> Hashable | None:
         """Return the address of a node's agent now, None if it has none."""
@@ -36,6 +41,8 @@ class Directory(Protocol):
 
 class LocalDirectory:
     """Agents of this machine, by the paths of their sockets."""
+
+    longest_pause = LEAVE_ALONE_SECONDS
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
@@ -50,12 +57,18 @@ class LocalDirectory:
 
 
 class Agents:
-    """Connections to the agents; for one thread."""
+    """Connections to the agents; for one thread.
 
-    def __init__(self, directory: Directory) -> None:
+    Nodes are asked side by side, at most WORKERS at once. An agent that does not answer is
+    left alone for a moment, ever longer up to the directory's ``longest_pause``.
+    """
+
+    def __init__(self, directory: Directory, loads: Loads) -> None:
         self._directory = directory
+        self._loads = loads
         self._admins: dict[str, tuple[Hashable, AgentAdmin]] = {}
-        self._away_until: dict[str, float] = {}
+        self._away: dict[str, tuple[float, float]] = {}
+        self._workers: ThreadPoolExecutor | None = None
 
     def admin(self, node: str) -> AgentAdmin:
         """Return the connection to a node's agent; raises Unavailable if it has none."""
@@ -65,6 +78,7 @@ class Agents:
             return known[1]
         if known is not None:
             del self._admins[node]
+            self._away.pop(node, None)
             known[1].close()
         if place is None:
             raise Unavailable(f"node {node} has no agent")
@@ -74,22 +88,52 @@ class Agents:
 
     def look(self, nodes: Iterable[str]) -> list[NodeView]:
         """Ask every node's agent what it is and has."""
-        return [self._look(node) for node in nodes]
+        names = list(nodes)
+        self._loads.forget(frozenset(names))
+        admins = [self._reachable(node) for node in names]
+        samples = self._ask(admins)
+        return [self._view(n, s) for n, s in zip(names, samples, strict=True)]
 
-    def _look(self, node: str) -> NodeView:
-        if time.monotonic() < self._away_until.get(node, 0.0):
-            return NodeView(node, "")
+    def _reachable(self, node: str) -> AgentAdmin | None:
         try:
             admin = self.admin(node)
-            epoch = str(admin.info()["epoch"])
-            domains = frozenset(d["name"] for d in admin.domains())
         except LiflError:
-            self._away_until[node] = time.monotonic() + LEAVE_ALONE_SECONDS
-            return NodeView(node, "")
-        return NodeView(node, epoch, domains)
+            return None
+        until, _ = self._away.get(node, (0.0, 0.0))
+        return None if time.monotonic() < until else admin
+
+    def _ask(self, admins: Sequence[AgentAdmin | None]) -> list[Sample | None]:
+        if sum(a is not None for a in admins) < 2:
+            return [_sample(a) for a in admins]
+        if self._workers is None:
+            self._workers = ThreadPoolExecutor(WORKERS, "agents")
+        return list(self._workers.map(_sample, admins))
+
+    def _view(self, node: str, sample: Sample | None) -> NodeView:
+        if sample is not None:
+            self._away.pop(node, None)
+            load = self._loads.note(node, sample)
+            return NodeView(node, sample.epoch, sample.domains, load=load)
+        now = time.monotonic()
+        until, pause = self._away.get(node, (0.0, LEAVE_ALONE_SECONDS / 2))
+        if now >= until:
+            pause = min(2 * pause, max(LEAVE_ALONE_SECONDS, self._directory.longest_pause))
+            self._away[node] = (now + pause, pause)
+        return NodeView(node, "")
 
     def close(self) -> None:
         """Close all connections."""
+        if self._workers is not None:
+            self._workers.shutdown()
         for _, admin in self._admins.values():
             admin.close()
         self._admins.clear()
+
+
+def _sample(admin: AgentAdmin | None) -> Sample | None:
+    if admin is None:
+        return None
+    try:
+        return Sample.from_json(admin.look())
+    except LiflError:
+        return None

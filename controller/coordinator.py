@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from controller.view import JobView
 from lifl.auth import mint_platform_token
@@ -24,18 +25,28 @@ PAUSE_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The last answer of the coordinator: its jobs and the nodes whose gateways are alive."""
+    """The last answer of the coordinator: its jobs and the nodes whose gateways are alive.
+
+    ``leaving`` are the names of deleted jobs that nodes may still hold pools of, ``public``
+    the URLs by which clients reach nodes' gateways, where they are known.
+    """
 
     revision: int
     jobs: tuple[JobView, ...]
     nodes: tuple[str, ...]
+    leaving: tuple[str, ...] = ()
+    public: Mapping[str, str] = field(default_factory=dict)
 
 
 def world_from_json(raw: dict[str, Any]) -> World:
     """Read a watch answer."""
     names = (n if isinstance(n, str) else n["node"] for n in raw["nodes"])
     return World(
-        int(raw["rev"]), tuple(JobView.from_json(j) for j in raw["jobs"]), tuple(sorted(names))
+        int(raw["rev"]),
+        tuple(JobView.from_json(j) for j in raw["jobs"]),
+        tuple(sorted(names)),
+        tuple(raw.get("leaving") or ()),
+        {n["node"]: n["public"] for n in raw["nodes"] if isinstance(n, dict) and n.get("public")},
     )
 
 
@@ -64,6 +75,15 @@ class Coordinator:
         """Tell the coordinator a plan; raises HttpError or Unavailable."""
         payload = {"plan": plan.to_json(), "round": round_}
         self._http.json("PUT", f"/internal/v1/jobs/{plan.job}/plan", payload)
+
+    def given_up(self, job: str) -> None:
+        """Tell that no node has a deleted job's pool; raises HttpError or Unavailable."""
+        self._http.json("DELETE", f"/internal/v1/jobs/{job}")
+
+    def publish(self, node: str, url: str) -> None:
+        """Tell where clients reach a node's gateway; raises HttpError or Unavailable."""
+        path = f"/internal/v1/nodes/{quote(node, safe='')}/public"
+        self._http.json("PUT", path, {"url": url})
 
     def close(self) -> None:
         """Stop watching; a parked poll ends with the process."""

@@ -11,11 +11,15 @@ import logging
 import time
 from collections.abc import Callable
 
+from prometheus_client import CollectorRegistry
+
 from controller import reconcile
 from controller.agents import Agents
 from controller.coordinator import Coordinator
+from controller.loop_metrics import DONE, LATER, REFUSED, LoopMetrics
 from controller.reconcile import Action, Memory, Seen
 from controller.settings import PolicySettings
+from controller.view import NodeView
 from lifl import crash
 from lifl.errors import LiflError, PermanentError
 from lifl.platform.api import Platform
@@ -30,7 +34,10 @@ log = logging.getLogger("lifl.controller")
 
 
 class Loop:
-    """Brings what runs nearer to what the jobs ask for, again and again."""
+    """Brings what runs nearer to what the jobs ask for, again and again.
+
+    ``known`` adds to a node what the platform knows of it: capacity, room.
+    """
 
     def __init__(
         self,
@@ -39,12 +46,16 @@ class Loop:
         platform: Platform,
         policies: PolicySettings,
         *,
+        known: Callable[[NodeView], NodeView] = lambda node: node,
+        metrics: LoopMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._coordinator = coordinator
         self._agents = agents
         self._platform = platform
         self._policies = policies
+        self._known = known
+        self._metrics = metrics or LoopMetrics(CollectorRegistry())
         self._clock = clock
         self._memory = Memory()
         self._starts: dict[str, tuple[float, Restarts]] = {}
@@ -62,25 +73,34 @@ class Loop:
         world = self._coordinator.world()
         if world is None:
             return []
+        began = time.perf_counter()
         running = self._platform.running()
         self._note_deaths({a.name for a in running})
-        nodes = self._agents.look(world.nodes)
-        seen = Seen(world.jobs, nodes, running, self._clock())
-        return [a for a in reconcile.decide(seen, self._memory, self._policies) if self._try(a)]
+        nodes = [self._known(node) for node in self._agents.look(world.nodes)]
+        seen = Seen(world.jobs, nodes, running, self._clock(), world.leaving)
+        actions = reconcile.decide(seen, self._memory, self._policies)
+        done = [a for a in actions if self._try(a)]
+        took = time.perf_counter() - began
+        self._metrics.looked(took, world.jobs, nodes, self._policies.capacity)
+        return done
 
     def _try(self, action: Action) -> bool:
         """Do one action; what goes wrong is logged and left for the next look."""
+        kind = type(action).__name__
         try:
             done = self._do(action)
         except PermanentError as e:
-            log.warning("%s was refused: %s", type(action).__name__, e)
+            log.warning("%s was refused: %s", kind, e)
+            self._metrics.acted(kind, REFUSED)
             return False
         except (LiflError, OSError) as e:
-            log.info("%s is put off: %s", type(action).__name__, e)
+            log.info("%s is put off: %s", kind, e)
+            self._metrics.acted(kind, LATER)
             return False
         if done:
-            crash.point(f"did-{type(action).__name__}")
+            crash.point(f"did-{kind}")
             self._memory.done(action)
+            self._metrics.acted(kind, DONE)
         return done
 
     def _do(self, action: Action) -> bool:
@@ -119,6 +139,9 @@ class Loop:
             case reconcile.RemoveDomain(node, job):
                 self._agents.admin(node).remove_domain(job)
                 log.info("%s: pool on %s given back", job, node)
+            case reconcile.GivenUp(job):
+                self._coordinator.given_up(job)
+                log.info("%s was deleted; nothing is left of it", job)
         return True
 
     def _start(self, action: reconcile.Start) -> bool:
@@ -141,4 +164,5 @@ class Loop:
                 continue
             delay = restarts.died(now - started)
             self._not_before[name] = now + delay
+            self._metrics.ended()
             log.warning("%s ended; it may be started again in %.1f s", name, delay)

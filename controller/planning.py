@@ -21,12 +21,15 @@ from controller.view import COLLECTING, JobView, NodeView
 from lifl.platform.api import Aggregator
 from lifl.topology import Plan
 
+ABOVE_LEAVES = 2
+"""A middle and a top, which a node may have beside its leaves."""
+
 
 def make_plan(
     job: JobView,
     others: Iterable[JobView],
     nodes: Sequence[NodeView],
-    running: Iterable[Aggregator],
+    running: Sequence[Aggregator],
     *,
     previous: Plan | None,
     policies: PolicySettings,
@@ -37,8 +40,9 @@ def make_plan(
     where they can. If it is for the same assignment this one gets the next
     epoch, keeps what is expected on the nodes that are still there (updates lie
     on them already) and places only the rest. What ``others`` expect on a node is
-    load there already. Updates beyond all capacity are spread by the capacity
-    left, most first: they wait in the pools.
+    load there already, or what its agent measured, if that is more. Updates beyond all
+    capacity are spread by the capacity left, most first: they wait in the pools. A node
+    with no room for an aggregator gets none, if another has.
     """
     again = previous if previous and previous.assignment == job.assignment else None
     kept = _expected_by([again] if again else [])
@@ -48,11 +52,13 @@ def make_plan(
     bins = [
         Bin(
             n.name,
-            residual(policies.capacity, load[n.name]),
+            residual(
+                policies.capacity if n.capacity is None else n.capacity,
+                max(load[n.name], n.load if policies.estimate else 0.0),
+            ),
             in_use=n.name in counts or n.name == job.home,
         )
-        for n in nodes
-        if n.epoch
+        for n in _with_room(nodes)
     ]
     where = _place(number - counts.total(), bins, policies.placement)
     counts.update(where)
@@ -62,7 +68,7 @@ def make_plan(
         shape(
             counts,
             fan_in=job.fan_in,
-            limits=dict.fromkeys(counts, policies.leaves),
+            limits=_limits(job.job, nodes, running, policies.leaves),
             home=job.home,
             hierarchical=policies.hierarchy,
         ),
@@ -80,6 +86,28 @@ def make_plan(
         roles=outcome.roles,
         clients=stay | dict(zip(move, itertools.cycle(where or sorted(counts)), strict=False)),
     )
+
+
+def _with_room(nodes: Iterable[NodeView]) -> list[NodeView]:
+    """Return the nodes whose agent answers, of those the ones that take aggregators if any do."""
+    reachable = [n for n in nodes if n.epoch]
+    return [n for n in reachable if n.room != 0] or reachable
+
+
+def _limits(
+    job: str, nodes: Iterable[NodeView], running: Iterable[Aggregator], usual: int
+) -> dict[str, int]:
+    """Return the most leaves of each node, beside other jobs' aggregators, a middle and a top.
+
+    One aggregator a node must have.
+    """
+    others = Counter(a.node for a in running if a.job != job)
+    return {
+        n.name: usual
+        if n.room is None
+        else max(1, min(usual, n.room - others[n.name] - ABOVE_LEAVES))
+        for n in nodes
+    }
 
 
 def _place(number: int, bins: Sequence[Bin], policy: Policy) -> list[str]:

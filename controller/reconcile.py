@@ -91,7 +91,14 @@ class RemoveDomain:
     job: str
 
 
-Action = CreateDomain | Start | Apply | PutPlan | Close | End | Stop | RemoveDomain
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """Tell the coordinator that nothing is left of a deleted job: its name is free."""
+
+    job: str
+
+
+Action = CreateDomain | Start | Apply | PutPlan | Close | End | Stop | RemoveDomain | GivenUp
 
 
 @dataclass(slots=True)
@@ -128,18 +135,32 @@ class Memory:
             case RemoveDomain(node, job):
                 self.applied.pop((node, job), None)
                 self.ended.pop((node, job), None)
+            case GivenUp(job):
+                self._forget(job)
             case _:
                 pass
+
+    def _forget(self, job: str) -> None:
+        """Another job of that name starts from nothing."""
+        for known in (self.applied, self.ended):
+            for key in [k for k in known if k[1] == job]:
+                del known[key]
+        self.closed = {c for c in self.closed if c.job != job}
+        self.plans.pop(job, None)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is so at ``now`` (seconds): jobs, nodes with a living gateway, aggregators that run."""
+    """What is so at ``now`` (seconds): jobs, nodes with a living gateway, aggregators that run.
+
+    ``leaving`` are the names of deleted jobs.
+    """
 
     jobs: Sequence[JobView]
     nodes: Sequence[NodeView]
     running: Sequence[Aggregator]
     now: float
+    leaving: Sequence[str] = ()
 
     @property
     def reachable(self) -> list[NodeView]:
@@ -157,6 +178,8 @@ def decide(seen: Seen, memory: Memory, policies: PolicySettings) -> list[Action]
             actions += _end(job, job.assignment, seen, memory)
         elif job.geometry is not None and seen.reachable:
             actions += _serve(job, seen, memory, policies)
+    for name in seen.leaving:
+        actions += _give_up(name, seen)
     return actions + list(_tidy(seen, memory, policies))
 
 
@@ -218,18 +241,35 @@ def _end(job: JobView, assignment: int, seen: Seen, memory: Memory) -> Iterator[
             yield End(node.name, job.job, assignment)
 
 
+def _give_up(job: str, seen: Seen) -> Iterator[Action]:
+    """Clear away what is left of a deleted job, then say so.
+
+    A node whose agent does not answer may hold a pool: it is waited for as long as its
+    gateway lives.
+    """
+    names = tuple(a.name for a in seen.running if a.job == job)
+    if names:
+        yield Stop(names)
+        return
+    holders = [n.name for n in seen.reachable if job in n.domains]
+    yield from (RemoveDomain(node, job) for node in holders)
+    if not holders and len(seen.reachable) == len(seen.nodes):
+        yield GivenUp(job)
+
+
 def _tidy(seen: Seen, memory: Memory, policies: PolicySettings) -> Iterator[Action]:
     """Stop aggregators that had no role for a while, give back the pools of jobs that are over."""
     working = [j for j in seen.jobs if not j.over]
     busy = {r.name for j in working if j.plan is not None for r in j.plan.roles}
-    idle = [a.name for a in seen.running if a.name not in busy]
+    idle = [a.name for a in seen.running if a.name not in busy and a.job not in seen.leaving]
     memory.idle_since = {name: memory.idle_since.get(name, seen.now) for name in idle}
     old = lasting(memory.idle_since, seen.now, policies.keep_seconds)
     if old:
         yield Stop(old)
 
     going_on = {j.job for j in working}
-    over = {job for n in seen.reachable for job in n.domains if job not in going_on}
+    kept = going_on.union(seen.leaving)
+    over = {job for n in seen.reachable for job in n.domains if job not in kept}
     memory.over_since = {job: memory.over_since.get(job, seen.now) for job in sorted(over)}
     in_use = {a.job for a in seen.running}
     for job in lasting(memory.over_since, seen.now, policies.keep_seconds):

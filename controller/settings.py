@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from controller.plan.estimate import ALPHA
 from controller.plan.placement import Policy
 from lifl.settings import boolean, dataplane, read
 
@@ -22,6 +23,13 @@ def _positive(raw: str) -> float:
     value = float(raw)
     if not 0 < value < float("inf"):
         raise ValueError("use a number above 0")
+    return value
+
+
+def _share(raw: str) -> float:
+    value = float(raw)
+    if not 0 <= value < 1:
+        raise ValueError("use a number from 0 on and below 1")
     return value
 
 
@@ -40,6 +48,12 @@ class PolicySettings:
     hierarchy: bool = True
     reuse: bool = True
     eager: bool = True
+    estimate: bool = True
+    """Whether measured load leaves less room on a node (EWMA)."""
+    alpha: float = ALPHA
+    """How much the past weighs in that average."""
+    estimate_seconds: float = 1.0
+    """How often it is sampled."""
     capacity: float = 20.0
     """Maximum service capacity MC of a node, in updates."""
     leaves: int = LEAVES_PER_CPU
@@ -56,6 +70,9 @@ class PolicySettings:
             hierarchy=read(env, "LIFL_HIERARCHY", boolean, True),
             reuse=read(env, "LIFL_REUSE", boolean, True),
             eager=read(env, "LIFL_EAGER", boolean, True),
+            estimate=read(env, "LIFL_ESTIMATE", boolean, True),
+            alpha=read(env, "LIFL_ALPHA", _share, ALPHA),
+            estimate_seconds=read(env, "LIFL_ESTIMATE_SECONDS", _positive, 1.0),
             capacity=read(env, "LIFL_NODE_CAPACITY", _positive, 20.0),
             leaves=read(env, "LIFL_NODE_LEAVES", _count, LEAVES_PER_CPU * cpus),
             keep_seconds=read(env, "LIFL_KEEP_SECONDS", _positive, 30.0),

@@ -21,7 +21,8 @@ class JobView:
     """One job as the coordinator tells it.
 
     ``selected`` is None when every client may take part; ``known`` are then those
-    seen so far. ``plan`` is the present assignment's, or None.
+    seen so far. ``plan`` is the present assignment's, or None. ``accepted`` counts the
+    round's updates, ``ratings`` how often a model's accuracy was told.
     """
 
     job: str
@@ -38,6 +39,9 @@ class JobView:
     known: tuple[str, ...]
     home: str | None
     plan: Plan | None
+    version: int = 0
+    accepted: int = 0
+    ratings: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,6 +75,9 @@ class JobView:
             known=tuple(raw.get("known") or ()),
             home=(raw.get("model") or {}).get("node"),
             plan=plan,
+            version=int(raw.get("version", 0)),
+            accepted=len(raw.get("accepted") or ()),
+            ratings=int(raw.get("ratings", 0)),
         )
 
 
@@ -79,9 +86,14 @@ class NodeView:
     """One node whose gateway is alive.
 
     ``epoch`` names the life of its agent, "" while the agent does not answer;
-    ``domains`` are the jobs that have a pool there.
+    ``domains`` are the jobs that have a pool there, ``load`` the smoothed number of
+    updates in service. ``capacity`` is what it can take, in updates, and ``room`` the
+    most aggregators it can run, of all jobs; None: as the policies say.
     """
 
     name: str
     epoch: str
     domains: frozenset[str] = frozenset()
+    load: float = 0.0
+    capacity: float | None = None
+    room: int | None = None

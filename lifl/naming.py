@@ -31,6 +31,8 @@ LABEL_GATEWAY_OF = "lifl.dev/gateway-of"
 """On a gateway's Service that the controller made: the node it is for."""
 ANNOTATION_SIDECAR = "lifl.dev/sidecar"
 """On an aggregator's pod template: "keep" leaves queue-proxy in."""
+ANNOTATION_CONTAINER = "lifl.dev/container"
+"""On a pod template: which container is the function, where that does not go without saying."""
 ANNOTATION_JOB = "lifl.dev/job"
 ANNOTATION_NAME = "lifl.dev/name"
 ANNOTATION_REGISTRATION = "lifl.dev/registration"
@@ -42,15 +44,30 @@ AGENT_SOCKET = "agent.sock"
 ADMIN_SOCKET = "admin.sock"
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
+_NODE = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
+_NODE_LENGTH = 253
 _CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}\Z")
 
 
 def check_name(value: str, what: str) -> str:
-    """Return ``value`` if it is a DNS label (job, node, aggregator), else raise ConfigError."""
+    """Return ``value`` if it is a DNS label (job, aggregator), else raise ConfigError."""
     if not _NAME.match(value):
         raise ConfigError(
             f"{what} {value[:80]!r} is not a DNS label: use 1 to 63 of a-z, 0-9 and '-', "
             "starting and ending with a letter or digit"
+        )
+    return value
+
+
+def check_node(value: str, what: str) -> str:
+    """Return ``value`` if it is a node's name, as on Kubernetes, else raise ConfigError.
+
+    A DNS subdomain, such as ``ip-10-0-0-1.ec2.internal``.
+    """
+    if len(value) > _NODE_LENGTH or not _NODE.match(value):
+        raise ConfigError(
+            f"{what} {value[:80]!r} is not a node's name: use 1 to {_NODE_LENGTH} of a-z, 0-9, "
+            "'-' and '.', each part between dots starting and ending with a letter or digit"
         )
     return value
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from lifl.errors import ConfigError
 
@@ -60,21 +61,41 @@ def dataplane(raw: str) -> str:
     return raw
 
 
+def base_url(raw: str) -> str:
+    """Convert a URL that paths are appended to; it may have a path of its own."""
+    url = raw.rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("use a URL such as http://HOST:PORT or http://HOST:PORT/PATH")
+    return url
+
+
 def secret(env: Mapping[str, str], name: str) -> bytes:
     """Return the hex key in ``name``, or in the file that ``name_FILE`` names; empty if neither.
 
     Platforms such as OpenFaaS hand secrets over as files. Raises ConfigError, which never
     quotes the key.
     """
+    try:
+        return bytes.fromhex(password(env, name))
+    except ValueError:
+        raise ConfigError(f"{name} is not a hexadecimal key") from None
+
+
+def password(env: Mapping[str, str], name: str) -> str:
+    """Return the text in ``name``, or in the file that ``name_FILE`` names, without its newline.
+
+    Empty if neither is set. Raises ConfigError, which never quotes it.
+    """
     raw, path = env.get(name, ""), env.get(f"{name}_FILE", "")
     if raw and path:
         raise ConfigError(f"set {name} or {name}_FILE, not both")
     try:
-        return bytes.fromhex(raw or (Path(path).read_text() if path else ""))
+        return raw or (Path(path).read_text().rstrip("\r\n") if path else "")
     except OSError as e:
         raise ConfigError(f"{name}_FILE={path!r} cannot be read: {e.strerror}") from e
-    except ValueError:
-        raise ConfigError(f"{name} is not a hexadecimal key") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name}_FILE={path!r} is not text") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +108,8 @@ class FunctionSettings:
     """This instance's name, unique on its node."""
     agent_socket: Path
     """Where to register with the node's agent."""
+    registration: str
+    """What to show the agent where functions are known by their pod; a secret of this pod's."""
     coordinator_url: str
     """Base URL of the coordinator, no trailing slash."""
     platform_secret: bytes
@@ -101,6 +124,7 @@ class FunctionSettings:
             node=read(env, "LIFL_NODE", str, "node-0"),
             name=read(env, "LIFL_NAME", str, "function"),
             agent_socket=read(env, "LIFL_AGENT_SOCKET", Path, Path("/run/lifl/agent.sock")),
+            registration=read(env, "LIFL_REGISTRATION", str.strip, ""),
             coordinator_url=read(
                 env, "LIFL_COORDINATOR_URL", lambda v: v.rstrip("/"), "http://127.0.0.1:8090"
             ),

@@ -8,12 +8,15 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lifl import bpf
 from lifl.platform import doctor
 
 REQUIRE_EBPF = os.environ.get("LIFL_REQUIRE_EBPF") == "1"
@@ -88,7 +91,7 @@ def _bpf_ids() -> set[str]:
         last = 0
         while True:
             attributes = ctypes.create_string_buffer(struct.pack("<III", last, 0, 0), 12)
-            number = doctor.BPF_CALL[os.uname().machine]
+            number = bpf.BPF_CALL[os.uname().machine]
             if libc.syscall(number, command, attributes, 12) != 0:
                 break
             _, last, _ = struct.unpack("<III", attributes.raw)
@@ -114,3 +117,68 @@ def no_bpf_leaks() -> Iterator[None]:
     while (left := _bpf_ids() - before) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left, f"BPF objects left behind: {sorted(left)}"
+
+
+class Authority:
+    """A certificate authority of one test."""
+
+    def __init__(self) -> None:
+        from cryptography import x509
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.x509.oid import NameOID
+
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test's authority")])
+        self.certificate = self._sign(self._name, self._key.public_key(), (), ca=True)
+
+    def _sign(
+        self, subject: Any, key: Any, names: Sequence[str], *, ca: bool = False, age: float = 0.0
+    ) -> bytes:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+
+        now = datetime.now(UTC) - timedelta(days=age)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        )
+        if names:
+            dns = x509.SubjectAlternativeName([x509.DNSName(n) for n in names])
+            builder = builder.add_extension(dns, critical=False)
+        made = builder.sign(self._key, hashes.SHA256())
+        return made.public_bytes(serialization.Encoding.PEM)
+
+    def write(self, directory: Path, *names: str, common: str = "x", age: float = 0.0) -> Path:
+        """Put ca.crt and a new tls.crt, tls.key for DNS ``names`` into ``directory``.
+
+        ``age`` in days: more than one, and it has expired.
+        """
+        from cryptography import x509
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.x509.oid import NameOID
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+        pem = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "ca.crt").write_bytes(self.certificate)
+        (directory / "tls.crt").write_bytes(self._sign(subject, key.public_key(), names, age=age))
+        (directory / "tls.key").write_bytes(pem)
+        return directory
+
+
+@pytest.fixture
+def new_authority() -> Callable[[], Authority]:
+    """Return how to make a certificate authority; see Authority."""
+    return Authority

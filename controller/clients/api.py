@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlencode
 
 import urllib3
@@ -38,6 +38,17 @@ PAGE = 500
 CONNECTIONS = 16
 MERGE, JSON_PATCH = "application/merge-patch+json", "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"
+
+
+class Login(NamedTuple):
+    """How a client logs in at a server: files in PEM, and a header; "" for what it has not."""
+
+    server: str
+    ca: str
+    certificate: str
+    key: str
+    authorization: str
+    verify: bool
 
 
 class Cluster:
@@ -80,6 +91,20 @@ class Cluster:
     def close(self) -> None:
         """Close the connections."""
         self._client.rest_client.pool_manager.clear()
+
+    def login(self) -> Login:
+        """Return how this client logs in at the moment; tokens are renewed now and then."""
+        headers: dict[str, str] = {}
+        self._client.update_params_for_auth(headers, [], ["BearerToken"], "", "GET", None)
+        known = self._client.configuration
+        return Login(
+            self.url,
+            known.ssl_ca_cert or "",
+            known.cert_file or "",
+            known.key_file or "",
+            headers.get("authorization", ""),
+            bool(known.verify_ssl),
+        )
 
     # -- reading ---------------------------------------------------------------------
 
@@ -187,9 +212,18 @@ class Cluster:
         return self._json("PATCH", path, query, body, content, doing=doing)
 
     def delete(
-        self, kind: Kind, name: str, namespace: str = "", *, uid: str = "", background: bool = True
+        self,
+        kind: Kind,
+        name: str,
+        namespace: str = "",
+        *,
+        uid: str = "",
+        background: bool = True,
+        grace: int | None = None,
     ) -> None:
         """Delete an object, of ``uid`` only if given; it may be gone already.
+
+        ``grace`` are the seconds a pod is given to end, its own setting if None.
 
         Raises
         ------
@@ -199,6 +233,8 @@ class Cluster:
         body: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if background:
             body["propagationPolicy"] = "Background"
+        if grace is not None:
+            body["gracePeriodSeconds"] = grace
         if uid:
             body["preconditions"] = {"uid": uid}
         with contextlib.suppress(errors.NotFound):
@@ -215,6 +251,8 @@ class Cluster:
         annotations: Mapping[str, str] | None = None,
     ) -> None:
         """Give a pod its node, and these annotations with it, in one step.
+
+        Old servers do not look at ``uid`` (seen with 1.20).
 
         Raises
         ------

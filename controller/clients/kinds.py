@@ -45,6 +45,7 @@ CONFIG_MAP = Kind("v1", "configmaps", "ConfigMap")
 EVENT = Kind("v1", "events", "Event")
 SERVICE = Kind("v1", "services", "Service")
 DEPLOYMENT = Kind("apps/v1", "deployments", "Deployment")
+REPLICA_SET = Kind("apps/v1", "replicasets", "ReplicaSet")
 LEASE = Kind("coordination.k8s.io/v1", "leases", "Lease")
 WEBHOOK = Kind(
     "admissionregistration.k8s.io/v1",

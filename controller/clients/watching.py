@@ -6,6 +6,7 @@ the next change. It must not decide anything.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -60,4 +61,5 @@ class Watch:
     def stop(self) -> None:
         """End the iteration in whichever thread it is parked."""
         self._stopped.set()
-        self._response.shutdown()
+        with contextlib.suppress(ValueError):  # it has ended by itself
+            self._response.shutdown()

@@ -2,24 +2,29 @@
 
 Why: the order matters. The node is locked before anything of the last agent is
 touched; its functions are known again before new ones are let in; the sockets
-open last and go first.
+open last and go first. Probes are answered all the time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
 import signal
 from pathlib import Path
 
-from ebpf.agent import metrics, state
+from ebpf.agent import identity, state
+from ebpf.agent.guests import listener
+from ebpf.agent.health import Health
 from ebpf.agent.node import Node
+from ebpf.agent.remote import RemoteAdmin
 from ebpf.agent.server import Server
 from ebpf.agent.settings import AgentSettings
 from lifl.dataplane.api import Switch
 from lifl.dataplane.hardening import seal_process
 from lifl.dataplane.relay import Relay
+from lifl.dataplane.tls import Certificates, agent_context
 from lifl.errors import Unavailable
 
 log = logging.getLogger("lifl.agent")
@@ -29,12 +34,14 @@ class Agent:
     """Owns the node's switch, pools and sockets while it runs.
 
     SIGTERM and SIGINT end the node's data plane; SIGHUP leaves it to the next
-    agent, as a crash does.
+    agent, as a crash or a start that fails does.
     """
 
     def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
         self._leave = False
+        self._told = False
+        """Whether it ends because it was told to; what it cannot go on from is the next one's."""
 
     def run(self) -> None:
         """Serve until a signal comes.
@@ -42,38 +49,62 @@ class Agent:
         Raises
         ------
         Unavailable
-            if another agent serves the node.
+            if another agent serves the node, or a port cannot be had.
         ConfigError
             if the data plane cannot be had.
         """
-        settings = self._settings
         seal_process()
-        lock = _take_node(settings.state_file.with_suffix(".lock"))
+        with contextlib.ExitStack() as ending:
+            self._run(ending)
+
+    def _run(self, ending: contextlib.ExitStack) -> None:
+        settings = self._settings
+        ending.callback(os.close, _take_node(settings.state_file.with_suffix(".lock")))
+        health = Health(settings.admin_socket)
+        if settings.metrics_port:
+            self._open_web(health, ending)
+        remote = self._open_remote(*settings.admin_listen) if settings.admin_listen else None
+        if remote is not None:
+            ending.callback(remote.close)  # when the loop has let go of its threads
+        health.waiting_for = "the data plane to be attached"
         switch = self._open_switch()
+        ending.callback(switch.close)
         node = Node(settings, switch)
-        server = Server(node, platform_uids=frozenset({0, os.geteuid()}))
-        try:
-            self._restore(node, server)
-            server.listen()
-            if settings.metrics_port:
-                metrics.serve(settings)
-            server.stop_on(signal.SIGTERM, signal.SIGINT)
-            signal.signal(signal.SIGHUP, lambda *_: self._leave_running(server))
-            log.info("node %s: start %d, %s data plane", settings.node, node.epoch, switch.name)
-            server.run()
-        finally:
-            server.close()
-            if not self._leave:
-                self._clear(node)
-            switch.close()
-            os.close(lock)
+        platform_uids = frozenset({0, os.geteuid()})
+        server = Server(node, platform_uids, identity.of(settings, platform_uids))
+        ending.callback(self._end, node, server, health)
+        self._restore(node, server)
+        server.listen()
+        if remote is not None:
+            remote.start()
+        server.stop_on(signal.SIGTERM, signal.SIGINT)
+        signal.signal(signal.SIGHUP, lambda *_: self._leave_running(server))
+        log.info("node %s: start %d, %s data plane", settings.node, node.epoch, switch.name)
+        health.waiting_for = ""
+        server.run()
+        self._told = True
+
+    def _end(self, node: Node, server: Server, health: Health) -> None:
+        health.waiting_for = "its successor: it is shutting down"
+        server.close()
+        if self._told and not self._leave:
+            self._clear(node)
+
+    def _open_web(self, health: Health, ending: contextlib.ExitStack) -> None:
+        from ebpf.agent.web import Web  # the local platform has none
+
+        ending.callback(Web(self._settings, health).close)
+
+    def _open_remote(self, host: str, port: int) -> RemoteAdmin:
+        certificates = Certificates(self._settings.tls_dir, agent_context)
+        return RemoteAdmin(listener(host, port), certificates.context, self._settings.admin_socket)
 
     def _open_switch(self) -> Switch:
         if self._settings.dataplane == "socket":
             return Relay()
-        from ebpf.agent.kernel_switch import KernelSwitch  # bcc is slow to load
+        from ebpf.agent.kernel_switch import KernelSwitch
 
-        return KernelSwitch.open(self._settings.pin_dir)
+        return KernelSwitch.open(self._settings.pin_dir, self._settings.bpf_object)
 
     def _restore(self, node: Node, server: Server) -> None:
         raw = state.load(self._settings.state_file)

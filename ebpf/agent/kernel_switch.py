@@ -47,9 +47,9 @@ class KernelSwitch:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, pin_dir: Path | None = None) -> KernelSwitch:
+    def open(cls, pin_dir: Path | None = None, compiled: Path | None = None) -> KernelSwitch:
         """Load the program or adopt a pinned one; raises ConfigError (see the loader)."""
-        return cls(open_kernel(pin_dir))
+        return cls(open_kernel(pin_dir, compiled))
 
     def plug(self, endpoint: int, domain: int, kind: Kind) -> tuple[int, ...]:
         """Return data socket and peer end."""

@@ -1,50 +1,48 @@
-"""Compile, load, pin and adopt the kernel program: the one importer of bcc.
+"""The kernel program and its maps: adopted, or loaded and pinned.
 
-Why: bcc wants the headers of the running kernel in one tree; hosts have those of
-some kernel, often split in two packages. The program uses only types that every
-kernel shares, so any installed headers do, and they are joined by symbolic links
-in a temporary directory. Nothing is ever written outside it and the pin directory.
-It must not know what the maps mean.
+Why: the program comes from an object that clang made ahead of time, or is compiled by bcc
+at start; what follows is the same, and what one way pinned the other may adopt: the
+layout names the sources that both are made of, and every map is looked at. It must not
+know what the maps mean.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import logging
 import os
-import platform
-import re
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ebpf.agent import pins
-from ebpf.agent.sockmap import Map, failure, possible_cpus
+from ebpf.agent import compiler, libbpf, pins
+from ebpf.agent.sockmap import Map, Shape, attach, open_pin, pin, possible_cpus, shape
 from lifl import wire
 from lifl.errors import ConfigError
 
 _ROOT = Path(__file__).resolve().parent.parent
-_HEADER = _ROOT / "include" / "lifl_wire.h"
+_INCLUDE = _ROOT / "include"
 _SOURCE = _ROOT / "bpf" / "lifl_route.c"
+_SOURCES = (_INCLUDE / "lifl_wire.h", _INCLUDE / "lifl_maps.h", _SOURCE)
+OBJECT = _SOURCE.with_suffix(".o")
+"""Where scripts/bpf-object puts the object unless told otherwise."""
 _PROGRAM = "lifl_route"
-_SK_MSG = 16  # BPF_PROG_TYPE_SK_MSG
 _SK_MSG_VERDICT = 7  # BPF_SK_MSG_VERDICT
 
-_VALUE_BYTES = {
-    "sockets": 8,
-    "identities": wire.IDENTITY.size,
-    "endpoints": wire.ENDPOINT.size,
-    "routes": wire.ROUTE.size,
-    "groups": wire.GROUP.size,
-    "counters": wire.COUNTERS.size,
-    "drops": 8,
+_HASH, _PERCPU_HASH, _PERCPU_ARRAY, _SOCKHASH, _SK_STORAGE = 1, 5, 6, 18, 24
+_NO_PREALLOC = 1  # BPF_F_NO_PREALLOC
+_ENDPOINTS, _GROUPS = 4096, 1024
+
+_MAPS = {
+    "sockets": Shape(_SOCKHASH, 4, 8, _ENDPOINTS, 0),
+    "identities": Shape(_SK_STORAGE, 4, wire.IDENTITY.size, 0, _NO_PREALLOC),
+    "endpoints": Shape(_HASH, 4, wire.ENDPOINT.size, _ENDPOINTS, 0),
+    "routes": Shape(_HASH, 4, wire.ROUTE.size, _ENDPOINTS, 0),
+    "groups": Shape(_HASH, 4, wire.GROUP.size, _GROUPS, _NO_PREALLOC),
+    "counters": Shape(_PERCPU_HASH, 4, wire.COUNTERS.size, _ENDPOINTS, _NO_PREALLOC),
+    "drops": Shape(_PERCPU_ARRAY, 4, 8, len(wire.DropReason), 0),
 }
-"""Every map of the program and the bytes of its values."""
-_PER_CPU = {"counters", "drops"}
+"""Every map of the program as both ways must make it."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,22 +68,21 @@ class Kernel:
 
 def layout() -> str:
     """Return the name of this program and its maps: another text is another layout."""
-    digest = hashlib.sha256(_HEADER.read_bytes() + _SOURCE.read_bytes())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(b"".join(p.read_bytes() for p in _SOURCES)).hexdigest()[:16]
 
 
-def open_kernel(pin_dir: Path | None = None) -> Kernel:
-    """Adopt the maps pinned in ``pin_dir``, or compile, load and pin them there.
+def open_kernel(pin_dir: Path | None = None, compiled: Path | None = None) -> Kernel:
+    """Adopt the maps pinned in ``pin_dir``, or load the program and pin them there.
 
-    Without a directory, or where this process may not mount one, functions route on
-    after this process's end, but no other agent can take over.
+    ``compiled`` is the object to load; None takes the one beside the source if there is
+    one, else compiles. Without a directory, or where this process may not mount one,
+    functions route on after this process's end, but no other agent can take over.
 
     Raises
     ------
     ConfigError
-        when bcc, the kernel's headers or the right to load programs are missing.
+        when what loading needs, or the right to do it, is missing.
     """
-    bcc = _import_bcc()
     if pin_dir is not None:
         try:
             pins.prepare(pin_dir)
@@ -95,137 +92,51 @@ def open_kernel(pin_dir: Path | None = None) -> Kernel:
     if pin_dir is not None:
         found = pins.place(pin_dir, layout())
         if found.is_dir():
-            return _adopt(bcc.lib, found)
-    return _build(bcc, pin_dir)
+            return _adopt(found)
+    return _build(pin_dir, compiled)
 
 
-def _import_bcc() -> Any:
+def _adopt(directory: Path) -> Kernel:
+    _log.info("the kernel program pinned in %s goes on", directory)
+    fds = {name: open_pin(directory / name) for name in (*_MAPS, _PROGRAM)}
+    return Kernel(_maps(fds, str(directory)), fds[_PROGRAM], adopted=True, pinned=True)
+
+
+def _build(pin_dir: Path | None, compiled: Path | None) -> Kernel:
+    if compiled is None and OBJECT.is_file():
+        compiled = OBJECT
+    if compiled is not None:
+        fds = libbpf.load(compiled, layout(), _MAPS, _PROGRAM)
+    else:
+        fds = compiler.build(_SOURCE, _INCLUDE, _MAPS, _PROGRAM)
+    origin = str(compiled or "bcc")
+    maps = _maps(fds, origin)
+    _log.info("the kernel program is new, from %s", origin)
     try:
-        return importlib.import_module("bcc")
-    except ImportError as e:
-        raise ConfigError(
-            f"the eBPF data plane needs bcc's Python module ({e}): "
-            "on Debian and Ubuntu, apt install python3-bpfcc"
-        ) from e
-
-
-def _maps(lib: Any, fds: Mapping[str, int]) -> dict[str, Map]:
-    cpus = possible_cpus()
-    return {
-        name: Map(lib, fds[name], size, cpus if name in _PER_CPU else 1)
-        for name, size in _VALUE_BYTES.items()
-    }
-
-
-def _adopt(lib: Any, directory: Path) -> Kernel:
-    fds = {}
-    for name in (*_VALUE_BYTES, _PROGRAM):
-        fd = lib.bpf_obj_get(os.fsencode(directory / name))
-        if fd < 0:
-            raise failure(f"cannot open {directory / name}")
-        fds[name] = fd
-    return Kernel(_maps(lib, fds), fds[_PROGRAM], adopted=True, pinned=True)
-
-
-def _build(bcc: Any, pin_dir: Path | None) -> Kernel:
-    lib = bcc.lib
-    with _kernel_source(find_headers()):
-        try:
-            module = bcc.BPF(src_file=os.fsencode(_SOURCE), cflags=[f"-I{_HEADER.parent}"])
-        except Exception as e:
-            raise ConfigError(
-                f"bcc can make no maps or program of {_SOURCE.name} ({e}; its own words are on "
-                "the standard error): root, or CAP_BPF and CAP_NET_ADMIN, is needed"
-            ) from e
-    try:
-        # The module closes its own descriptors; these outlive it and the compiler's memory.
-        fds = {n: os.dup(lib.bpf_table_fd(module.module, n.encode())) for n in _VALUE_BYTES}
-        fds[_PROGRAM] = os.dup(module.load_func(_PROGRAM.encode(), _SK_MSG).fd)
-    except Exception as e:
-        raise ConfigError(f"the kernel refuses the eBPF program: {e}") from e
-    finally:
-        module.cleanup()
-    if lib.bpf_prog_attach(fds[_PROGRAM], fds["sockets"], _SK_MSG_VERDICT, 0):
-        raise ConfigError(str(failure("cannot attach the eBPF program")))
+        attach(fds[_PROGRAM], fds["sockets"], _SK_MSG_VERDICT)
+    except OSError as e:
+        raise ConfigError(f"cannot attach the eBPF program: {e}") from e
     if pin_dir is not None:
-        _pin(lib, fds, pin_dir)
-    return Kernel(_maps(lib, fds), fds[_PROGRAM], adopted=False, pinned=pin_dir is not None)
+        directory = pins.unfinished(pin_dir)
+        for name, fd in fds.items():
+            pin(fd, directory / name)
+        pins.finish(directory, layout())
+    return Kernel(maps, fds[_PROGRAM], adopted=False, pinned=pin_dir is not None)
 
 
-def _pin(lib: Any, fds: Mapping[str, int], pin_dir: Path) -> None:
-    directory = pins.unfinished(pin_dir)
-    for name, fd in fds.items():
-        if lib.bpf_obj_pin(fd, os.fsencode(directory / name)):
-            raise failure(f"cannot pin {directory / name}")
-    pins.finish(directory, layout())
-
-
-def find_headers(root: Path = Path("/")) -> list[Path]:
-    """Return one installed kernel-header tree, in one or two directories.
-
-    The running kernel's if installed, else the newest. A tree whose Makefile only
-    includes another one (Debian's per-architecture package) is returned with it.
-
-    Raises
-    ------
-    ConfigError
-        when no headers are installed.
-    """
-    running = root / "lib/modules" / platform.release() / "build"
-    others = [*root.glob("lib/modules/*/build"), *root.glob("usr/src/linux-headers-*")]
-    for tree in [running, *sorted(others, key=_version, reverse=True)]:
-        trees = [tree, *_included(tree)]
-        if _has(trees, "include/linux/kconfig.h") and _has(trees, "include/generated/autoconf.h"):
-            return trees
-    raise ConfigError(
-        "the eBPF data plane needs kernel headers, those of any version: "
-        "on Debian, apt install linux-headers-amd64; on Ubuntu, linux-headers-generic"
-    )
-
-
-def _version(tree: Path) -> list[int]:
-    return [int(n) for n in re.findall(r"\d+", str(tree))]
-
-
-def _included(tree: Path) -> list[Path]:
-    makefile = tree / "Makefile"
-    text = makefile.read_text(errors="replace") if makefile.is_file() else ""
-    return [Path(p) for p in re.findall(r"^include (/\S+)/Makefile$", text, re.MULTILINE)]
-
-
-def _has(trees: Sequence[Path], name: str) -> bool:
-    return any((tree / name).is_file() for tree in trees)
-
-
-@contextmanager
-def _kernel_source(trees: Sequence[Path]) -> Iterator[None]:
-    """Show bcc the trees as one, by the variable it reads, for the time of a build."""
-    name = "BCC_KERNEL_SOURCE"
-    before = os.environ.get(name)
-    with tempfile.TemporaryDirectory(prefix="lifl-headers-") as temporary:
-        joined = Path(temporary) / "kernel"
-        join(trees, joined)
-        os.environ[name] = str(joined)
-        try:
-            yield
-        finally:
-            del os.environ[name]
-            if before is not None:
-                os.environ[name] = before
-
-
-def join(sources: Sequence[Path], target: Path) -> None:
-    """Make ``target`` a directory of links to the sources' entries.
-
-    Directories that several sources have are joined in turn; of files, the first counts.
-    """
-    target.mkdir()
-    entries: dict[str, list[Path]] = {}
-    for source in sources:
-        for entry in source.iterdir():
-            entries.setdefault(entry.name, []).append(entry)
-    for name, found in entries.items():
-        if len(found) > 1 and all(entry.is_dir() for entry in found):
-            join(found, target / name)
-        else:
-            (target / name).symlink_to(found[0].resolve())
+def _maps(fds: Mapping[str, int], origin: str) -> dict[str, Map]:
+    """Return the maps; raises ConfigError unless each is what the agent takes it for."""
+    for name, wanted in _MAPS.items():
+        found = shape(fds[name])
+        if found != wanted:
+            for fd in fds.values():
+                os.close(fd)
+            raise ConfigError(
+                f"the eBPF map {name!r} of {origin} is {found}, this agent needs {wanted}"
+            )
+    cpus = possible_cpus()
+    per_cpu = {_PERCPU_HASH, _PERCPU_ARRAY}
+    return {
+        name: Map(fds[name], wanted.value_bytes, cpus if wanted.type in per_cpu else 1)
+        for name, wanted in _MAPS.items()
+    }

@@ -17,6 +17,7 @@ from typing import Any
 
 from ebpf.agent.domains import Domain
 from ebpf.agent.edge import Edge, RefusedError
+from ebpf.agent.identity import Identity
 from ebpf.agent.node import Node
 from ebpf.agent.peers import Process
 from ebpf.agent.registry import Endpoint, endpoint_from_json
@@ -32,19 +33,15 @@ FUNCTION_KINDS = {k.name.lower(): k for k in (Kind.GATEWAY, Kind.AGGREGATOR, Kin
 
 
 class Membership:
-    """Who belongs to the node. ``platform_uids`` may register gateways and coordinators."""
+    """Who belongs to the node. ``identity`` says who may be whom."""
 
     def __init__(
-        self,
-        node: Node,
-        edge: Edge,
-        clock: Callable[[], float],
-        platform_uids: frozenset[int],
+        self, node: Node, edge: Edge, clock: Callable[[], float], identity: Identity
     ) -> None:
         self._node = node
         self._edge = edge
         self._clock = clock
-        self._platform_uids = platform_uids
+        self._identity = identity
 
     # -- coming -----------------------------------------------------------------------
 
@@ -93,13 +90,7 @@ class Membership:
             raise RefusedError(
                 "no-domain" if unknown else "bad-request", str(e), again=unknown
             ) from e
-        allowed = {domain.uid} if kind is Kind.AGGREGATOR else self._platform_uids
-        if process.uid not in allowed:
-            raise RefusedError(
-                "forbidden",
-                f"a {kind.name.lower()} of job {domain.name} runs as user "
-                f"{' or '.join(map(str, sorted(allowed)))}, not {process.uid}",
-            )
+        self._identity.check(process, kind, name, domain, request)
         return kind, name, domain
 
     def _make_way(self, name: str, domain: Domain) -> None:
@@ -159,10 +150,9 @@ class Membership:
 
     @staticmethod
     def _is_the_same(endpoint: Endpoint, process: Process, request: Mapping[str, Any]) -> bool:
-        known = endpoint.process
         return (
             not endpoint.void
-            and (known.pid, known.started, known.uid) == (process.pid, process.started, process.uid)
+            and endpoint.process.is_the_same(process)
             and request.get("name") == endpoint.name
             and request.get("domain") == endpoint.domain.name
         )
@@ -205,6 +195,16 @@ class Membership:
         """Let a function go that says that it has closed everything."""
         endpoint.left = True
         self.give_up(endpoint)
+
+    def farewell(self, process: Process, number: int) -> None:
+        """Let a function go that says so over another connection than it registered on.
+
+        It lost that one: the agent gave it up, or was replaced by one that does not know
+        its data socket. The caller still owns ``process``.
+        """
+        endpoint = self._node.registry.get(number)
+        if endpoint is not None and endpoint.process.is_the_same(process):
+            self.goodbye(endpoint)
 
     def give_up(self, endpoint: Endpoint) -> None:
         """Make an endpoint void and take its leases back, whether it lives or not."""

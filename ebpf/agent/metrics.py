@@ -1,18 +1,17 @@
-"""Prometheus metrics over HTTP, from what the agent answers on its admin socket.
+"""Prometheus metrics, from what the agent answers on its admin socket.
 
 Why: the event loop is the only thread that may look at pools and functions, so
-the HTTP thread asks it like any other client. It must not share state with it.
+a scrape asks it like any other client. It must not share state with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ebpf.agent.settings import AgentSettings
 from lifl.dataplane.admin import AgentAdmin
 
 _ENDPOINT = ["job", "name", "kind", "endpoint"]
@@ -32,6 +31,7 @@ _EVENTS = {
     "fences": "Functions given up while their process lived.",
     "kills": "Processes killed for holding a pool's table.",
     "discards": "Objects of ended assignments thrown away.",
+    "damages": "Pools given up because a function of their job ruined them.",
 }
 
 
@@ -88,17 +88,24 @@ class AgentCollector(Collector):
         peak = GaugeMetricFamily(
             "lifl_pool_peak_slots", "Most slots in use at once.", labels=["job"]
         )
+        reserved = GaugeMetricFamily(
+            "lifl_pool_reserved_slots",
+            "Free slots that uploads leave to aggregators.",
+            labels=["job"],
+        )
         for job, usage in self._admin.pools().items():
             for state in ("free", "writing", "sealed", "taken", "retired"):
                 slots.add_metric([job, state], getattr(usage, state))
             peak.add_metric([job], usage.peak_in_use)
+            reserved.add_metric([job], usage.reserved)
         yield slots
         yield peak
+        yield reserved
 
 
-def serve(settings: AgentSettings) -> None:
-    """Serve ``/metrics`` in a thread of its own until the process ends."""
+def registry(admin: AgentAdmin) -> CollectorRegistry:
+    """Return a registry of the agent's metrics alone."""
     # Not registered by the constructor: that would ask the agent, which does not serve yet.
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(AgentCollector(AgentAdmin(settings.admin_socket, timeout=5.0)))
-    start_http_server(settings.metrics_port, addr=settings.metrics_host, registry=registry)
+    made = CollectorRegistry(auto_describe=False)
+    made.register(AgentCollector(admin))
+    return made

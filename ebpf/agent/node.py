@@ -22,6 +22,7 @@ from ebpf.agent.plans import View, reserve_for_outputs, unplanned
 from ebpf.agent.registry import Endpoint, Registry
 from ebpf.agent.settings import AgentSettings
 from ebpf.agent.settle import Dispatcher, Item, Send
+from ebpf.agent.work import Ledger, Reading
 from lifl.dataplane.api import Switch
 from lifl.errors import ConfigError, NotDelivered, PoolBusy, PoolDamaged
 from lifl.naming import check_name
@@ -42,6 +43,7 @@ class Node:
         """Endpoints this agent plugged or adopted."""
         self.events: Counter[str] = Counter()
         self.epoch = 1
+        self.ledger = Ledger()
         self._next_domain = 1
 
     # -- domains ------------------------------------------------------------------
@@ -242,6 +244,17 @@ class Node:
             "epoch": self.epoch,
             "pid": os.getpid(),
         }
+
+    def work(self) -> Reading:
+        """Return how many updates came, were summed, and how long that took, since the start."""
+        counters = self.switch.counters()
+        readings = {}
+        for e in self.registry.live():
+            if e.kind is Kind.GATEWAY and e.number in counters:
+                readings[e.number] = Reading(arrived=counters[e.number].tx_messages)
+            elif e.kind is Kind.AGGREGATOR and e.domain.pool is not None:
+                readings[e.number] = Reading(0, *e.domain.pool.read_work(e.lane))
+        return self.ledger.note(readings)
 
     def describe(self, endpoint: Endpoint) -> dict[str, Any]:
         """Return what the admin socket says about one function, counters aside."""

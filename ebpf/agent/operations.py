@@ -6,6 +6,7 @@ Why: the controller speaks to the agent in terms of jobs, plans and assignments;
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -40,6 +41,7 @@ class Operations:
             "counters": self._counters,
             "fence": self._fence,
             "info": lambda _: self._node.info(),
+            "look": self._look,
         }
 
     def perform(self, request: Mapping[str, Any]) -> Body:
@@ -78,6 +80,14 @@ class Operations:
                 }
                 for d in self._node.domains.values()
             ]
+        }
+
+    def _look(self, request: Mapping[str, Any]) -> Body:
+        return {
+            "epoch": self._node.epoch,
+            "domains": list(self._node.domains),
+            "work": list(self._node.work()),
+            "at_ns": time.monotonic_ns(),
         }
 
     def _apply(self, request: Mapping[str, Any]) -> Body:

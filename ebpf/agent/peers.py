@@ -89,10 +89,30 @@ class Process:
             raise ProcessLookupError(f"process {pid} is gone")
         return started, pidfd
 
+    def cgroups(self) -> str:
+        """Return this very process's ``/proc/PID/cgroup``.
+
+        Raises
+        ------
+        ProcessLookupError
+            if it is gone; what was read may be of another process with its pid.
+        """
+        try:
+            text = Path(f"/proc/{self.pid}/cgroup").read_text()
+        except OSError as e:
+            raise ProcessLookupError(f"process {self.pid} is gone") from e
+        if self.ended:
+            raise ProcessLookupError(f"process {self.pid} is gone")
+        return text
+
     @property
     def ended(self) -> bool:
         """Whether the process has exited."""
         return _ended(self.pidfd)
+
+    def is_the_same(self, other: Process) -> bool:
+        """Whether the two are one process."""
+        return (self.pid, self.started, self.uid) == (other.pid, other.started, other.uid)
 
     def kill(self) -> None:
         """Send SIGKILL to this very process."""

@@ -2,8 +2,7 @@
 
 Why: the agent that comes next must find who is plugged in, where routes lead and
 what was counted, so maps and program are pinned in a bpffs directory. It holds one
-subdirectory for each layout. This module must not import bcc and
-must not know what the maps are for.
+subdirectory for each layout. This module must not know what the maps are for.
 """
 
 from __future__ import annotations
@@ -12,13 +11,17 @@ import ctypes
 import os
 from pathlib import Path
 
-from ebpf.agent.sockmap import failure
-
 _BPF_FS_MAGIC = 0xCAFE4A11
 _MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
 _OURS = "lifl-"
 _UNFINISHED = "lifl-new-"
 _LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _failure(what: str) -> OSError:
+    """Return the last ctypes call's errno as an OSError."""
+    code = ctypes.get_errno()
+    return OSError(code, f"{what}: {os.strerror(code)}")
 
 
 def prepare(directory: Path) -> None:
@@ -31,7 +34,7 @@ def prepare(directory: Path) -> None:
     if not _is_bpffs(directory) and _LIBC.mount(
         b"bpf", os.fsencode(directory), b"bpf", _MS_NOSUID_NODEV_NOEXEC, b"mode=0700"
     ):
-        raise failure(f"cannot mount a bpffs on {directory}")
+        raise _failure(f"cannot mount a bpffs on {directory}")
     for left in directory.glob(_UNFINISHED + "*"):
         _remove_tree(left)
 
@@ -70,7 +73,7 @@ def remove(directory: Path) -> None:
     if any("." not in left.name for left in directory.iterdir()):  # dots are the kernel's own
         return
     if directory.is_mount() and _LIBC.umount2(os.fsencode(directory), 0):
-        raise failure(f"cannot unmount {directory}")
+        raise _failure(f"cannot unmount {directory}")
     directory.rmdir()
 
 
@@ -84,5 +87,5 @@ def _is_bpffs(path: Path) -> bool:
     # struct statfs starts with the type, a long; 256 bytes hold it on every architecture.
     buffer = ctypes.create_string_buffer(256)
     if _LIBC.statfs(os.fsencode(path), buffer):
-        raise failure(f"cannot look at {path}")
+        raise _failure(f"cannot look at {path}")
     return ctypes.c_uint32.from_buffer(buffer).value == _BPF_FS_MAGIC

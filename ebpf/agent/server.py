@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ebpf.agent.edge import RefusedError
+from ebpf.agent.identity import Identity
 from ebpf.agent.membership import Membership
 from ebpf.agent.node import Node
 from ebpf.agent.operations import Operations
@@ -49,9 +50,9 @@ class _Connection:
 class Server:
     """Serves one node until :meth:`stop`. Is the Edge of its Membership."""
 
-    def __init__(self, node: Node, platform_uids: frozenset[int]) -> None:
+    def __init__(self, node: Node, platform_uids: frozenset[int], identity: Identity) -> None:
         self.node = node
-        self.membership = Membership(node, self, time.monotonic, platform_uids)
+        self.membership = Membership(node, self, time.monotonic, identity)
         self._sweeper = Sweeper(node, self.membership)
         self._operations = Operations(node, self.membership)
         self._platform_uids = platform_uids
@@ -230,6 +231,9 @@ class Server:
         plugs: tuple[int, ...] = ()
         if process is None or body.get("op") != "register":
             framing.close_all(fds)
+            match body:
+                case {"op": "bye", "endpoint": int(number)} if process is not None:
+                    self.membership.farewell(process, number)
             self._end(connection)
             return
         try:

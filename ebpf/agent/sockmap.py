@@ -1,8 +1,8 @@
 """Kernel maps as Python objects, and the socket pairs that live in them.
 
 Why: the loader knows how maps come to be and the switch knows what they mean;
-this module knows only keys and values of fixed size behind a descriptor. It
-must not import bcc (it gets the library handed in) and must not know a route.
+this module knows only keys and values of fixed size behind a descriptor, by the
+bpf(2) call alone, whatever library made the map. It must not know a route.
 """
 
 from __future__ import annotations
@@ -15,63 +15,127 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from lifl import bpf
 
 _U32 = struct.Struct("=I")
+_ELEMENT = struct.Struct("=IxxxxQQQ")
+"""union bpf_attr: map, address of the key, address of the value or the next key, flags."""
+_PIN = struct.Struct("=QII")
+"""The same: address of the path, descriptor, flags."""
+_ATTACH = struct.Struct("=IIII")
+_INFO = struct.Struct("=IIQ")
+_MAP_INFO = struct.Struct("=IIIIII")
+"""Start of struct bpf_map_info: type, id, key and value size, maximum, flags."""
 _SO_COOKIE = 57
 """asm-generic/socket.h; the socket module does not export it."""
 _NO_SUCH_KEY = (errno.ENOENT, errno.EINVAL)
 """A sockhash says EINVAL where other maps say ENOENT."""
 
 
-def failure(what: str) -> OSError:
-    """Return the last ctypes call's errno as an OSError."""
-    code = ctypes.get_errno()
-    return OSError(code, f"{what}: {os.strerror(code)}")
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the kernel knows of a map: enum bpf_map_type, sizes in bytes, BPF_F_* flags."""
+
+    type: int
+    key_bytes: int
+    value_bytes: int
+    max_entries: int
+    flags: int
+
+
+def shape(fd: int) -> Shape:
+    """Ask the kernel; raises OSError."""
+    info = ctypes.create_string_buffer(_MAP_INFO.size)
+    bpf.call(bpf.OBJ_GET_INFO_BY_FD, _INFO.pack(fd, len(info), ctypes.addressof(info)))
+    type_, _, *rest = _MAP_INFO.unpack(info.raw)
+    return Shape(type_, *rest)
+
+
+def open_pin(path: Path) -> int:
+    """Return a descriptor of the map or program pinned at ``path``; raises OSError."""
+    try:
+        name = ctypes.create_string_buffer(os.fsencode(path))
+        return bpf.call(bpf.OBJ_GET, _PIN.pack(ctypes.addressof(name), 0, 0))
+    except OSError as e:
+        raise OSError(e.errno, f"cannot open {path}: {e.strerror}") from e
+
+
+def pin(fd: int, path: Path) -> None:
+    """Pin a map or program at ``path``, in a bpffs; raises OSError."""
+    try:
+        name = ctypes.create_string_buffer(os.fsencode(path))
+        bpf.call(bpf.OBJ_PIN, _PIN.pack(ctypes.addressof(name), fd, 0))
+    except OSError as e:
+        raise OSError(e.errno, f"cannot pin {path}: {e.strerror}") from e
+
+
+def attach(program: int, target: int, type_: int) -> None:
+    """Attach a program to the map ``target``; raises OSError."""
+    bpf.call(bpf.PROG_ATTACH, _ATTACH.pack(target, program, type_, 0))
 
 
 @dataclass(frozen=True, slots=True)
 class Map:
     """One kernel map with u32 keys.
 
-    ``lib`` is libbcc as a ctypes library, ``fd`` the map (owned by whoever made
-    this), ``value_bytes`` the size of one value, ``cpus`` how many values the kernel
-    keeps for a key (1 unless the map is per CPU).
+    ``fd`` is the map (owned by whoever made this), ``value_bytes`` the size of one value,
+    ``cpus`` how many values the kernel keeps for a key (1 unless the map is per CPU).
     """
 
-    lib: Any
     fd: int
     value_bytes: int
     cpus: int = 1
 
     def update(self, key: int, value: bytes) -> None:
         """Write ``value``, on every CPU of a per-CPU map; raises OSError."""
-        raw = value.ljust(self._stride, b"\0") * self.cpus
-        if self.lib.bpf_update_elem(self.fd, _U32.pack(key), raw, 0):
-            raise failure(f"cannot write key {key} of a kernel map")
+        raw = ctypes.create_string_buffer(value.ljust(self._stride, b"\0") * self.cpus)
+        try:
+            self._ask(bpf.MAP_UPDATE_ELEM, key, raw)
+        except OSError as e:
+            raise OSError(e.errno, f"cannot write key {key} of a kernel map: {e.strerror}") from e
 
     def lookup(self, key: int) -> list[bytes] | None:
         """Return the value of each CPU, or None when there is no such key."""
         raw = ctypes.create_string_buffer(self._stride * self.cpus)
-        if self.lib.bpf_lookup_elem(self.fd, _U32.pack(key), raw):
-            if ctypes.get_errno() == errno.ENOENT:
+        try:
+            self._ask(bpf.MAP_LOOKUP_ELEM, key, raw)
+        except OSError as e:
+            if e.errno == errno.ENOENT:
                 return None
-            raise failure(f"cannot read key {key} of a kernel map")
+            raise OSError(e.errno, f"cannot read key {key} of a kernel map: {e.strerror}") from e
         return [raw.raw[at : at + self.value_bytes] for at in range(0, len(raw), self._stride)]
 
     def delete(self, key: int) -> None:
         """Remove ``key`` if it is there; raises OSError."""
-        gone = self.lib.bpf_delete_elem(self.fd, _U32.pack(key)) == 0
-        if not gone and ctypes.get_errno() not in _NO_SUCH_KEY:
-            raise failure(f"cannot delete key {key} of a kernel map")
+        try:
+            self._ask(bpf.MAP_DELETE_ELEM, key)
+        except OSError as e:
+            if e.errno not in _NO_SUCH_KEY:
+                what = f"cannot delete key {key} of a kernel map: {e.strerror}"
+                raise OSError(e.errno, what) from e
 
     def __iter__(self) -> Iterator[int]:
         """Yield every key; the map must not shrink meanwhile."""
-        key = None
+        key: int | None = None
         found = ctypes.create_string_buffer(_U32.size)
-        while self.lib.bpf_get_next_key(self.fd, key, found) == 0:
-            key = found.raw
-            yield int(_U32.unpack(key)[0])
+        while True:
+            try:
+                self._ask(bpf.MAP_GET_NEXT_KEY, key, found)
+            except OSError:  # that was the last one
+                return
+            key = int(_U32.unpack(found.raw)[0])
+            yield key
+
+    def _ask(
+        self, command: int, key: int | None, value: ctypes.Array[ctypes.c_char] | None = None
+    ) -> None:
+        raw = ctypes.create_string_buffer(_U32.pack(key or 0), _U32.size)
+        at = 0 if key is None else ctypes.addressof(raw)
+        bpf.call(
+            command,
+            _ELEMENT.pack(self.fd, at, 0 if value is None else ctypes.addressof(value), 0),
+        )
 
     @property
     def _stride(self) -> int:

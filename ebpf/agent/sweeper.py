@@ -7,7 +7,8 @@ is left of ended ones is thrown away.
 
 What to do is decided in :mod:`ebpf.agent.settle`; this module carries it out. It
 must not block: a pool whose table is held is tried again at the next tick, and a
-process that holds one for LOCK_LIMIT seconds is killed.
+process that holds one for LOCK_LIMIT seconds is killed, or left alone with the pool
+if the agent may not kill it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections import defaultdict
 from ebpf.agent.domains import Domain
 from ebpf.agent.membership import Membership
 from ebpf.agent.node import Node
+from ebpf.agent.registry import Endpoint
 from ebpf.agent.settle import Item, quiescent, under_pressure
 from lifl.errors import PoolBusy, PoolDamaged, StaleObject
 from lifl.store import Pool, SlotKind, SlotState
@@ -96,7 +98,7 @@ class Sweeper:
         self._rest(domain, domain.pool, now)
 
     def _watch_lock(self, domain: Domain, pool: Pool, now: float) -> None:
-        """Kill a process of this domain that sits on the table, stopped or worse."""
+        """End it when a process of this domain sits on the table, stopped or worse."""
         holder = pool.lock.holder()
         if not holder:
             domain.busy_since = None
@@ -105,11 +107,19 @@ class Sweeper:
         elif now - domain.busy_since[1] > LOCK_LIMIT:
             for endpoint in self._node.registry:
                 if endpoint.domain is domain and endpoint.process.pid == holder:
-                    log.error("%s sits on its pool's table; killed", endpoint.name)
-                    self._node.events["kills"] += 1
-                    endpoint.process.kill()
+                    self._kill(endpoint)
                     break
             domain.busy_since = None
+
+    def _kill(self, endpoint: Endpoint) -> None:
+        """Kill a function; raises PoolDamaged where only giving its pool up is left."""
+        try:
+            endpoint.process.kill()
+        except PermissionError:  # another user's, and no CAP_KILL: the agent of a cluster
+            why = f"{endpoint.name} sits on its table, and the agent may not kill it"
+            raise PoolDamaged(why) from None
+        log.error("%s sits on its pool's table; killed", endpoint.name)
+        self._node.events["kills"] += 1
 
     def _take_orphans(self, domain: Domain) -> None:
         """Take leases back that nobody registered has: a void process may still take."""

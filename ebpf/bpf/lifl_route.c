@@ -10,30 +10,80 @@
  * for writing: the send fails with EPIPE.  SK_DROP would be the plain way, but
  * the kernel keeps that verdict and applies it to every later send as well.
  */
-#include "lifl_wire.h"
+#include "lifl_maps.h"
 
 #define LIFL_MAX_ENDPOINTS 4096
 #define LIFL_MAX_GROUPS 1024
 
 /* endpoint -> data socket; 8-byte values let the agent read back the cookie. */
-struct sockets_table_t {
-	lifl_u32 key;
-	lifl_u64 leaf;
-	int (*msg_redirect_hash)(void *, void *, u64);
-	u32 max_entries;
-};
-__attribute__((section("maps/sockhash"))) struct sockets_table_t sockets = {
-	.max_entries = LIFL_MAX_ENDPOINTS,
-};
-BPF_ANNOTATE_KV_PAIR(sockets, lifl_u32, lifl_u64);
+LIFL_SOCKHASH(sockets, LIFL_MAX_ENDPOINTS);
+LIFL_SK_STORAGE(identities, struct lifl_identity);
+LIFL_HASH(endpoints, struct lifl_endpoint, LIFL_MAX_ENDPOINTS);
+LIFL_HASH(routes, struct lifl_route, LIFL_MAX_ENDPOINTS);
+LIFL_SPARSE_HASH(groups, struct lifl_group, LIFL_MAX_GROUPS);
+LIFL_SPARSE_PERCPU_HASH(counters, struct lifl_counters, LIFL_MAX_ENDPOINTS);
+LIFL_PERCPU_ARRAY(drops, lifl_u64, LIFL_DROP_REASONS);
 
-BPF_SK_STORAGE(identities, struct lifl_identity);
-BPF_HASH(endpoints, lifl_u32, struct lifl_endpoint, LIFL_MAX_ENDPOINTS);
-BPF_HASH(routes, lifl_u32, struct lifl_route, LIFL_MAX_ENDPOINTS);
-BPF_F_TABLE("hash", lifl_u32, struct lifl_group, groups, LIFL_MAX_GROUPS, BPF_F_NO_PREALLOC);
-BPF_F_TABLE("percpu_hash", lifl_u32, struct lifl_counters, counters, LIFL_MAX_ENDPOINTS,
-	    BPF_F_NO_PREALLOC);
-BPF_PERCPU_ARRAY(drops, lifl_u64, LIFL_DROP_REASONS);
+/* bcc rewrites its map syntax where it stands in this file and outside of macros, hence twice. */
+#ifdef LIFL_BCC
+static inline struct lifl_identity *identity_of(struct sk_msg_md *msg)
+{
+	return identities.sk_storage_get(msg->sk, 0, 0);
+}
+static inline struct lifl_endpoint *endpoint_of(lifl_u32 *id)
+{
+	return endpoints.lookup(id);
+}
+static inline struct lifl_route *route_of(lifl_u32 *id)
+{
+	return routes.lookup(id);
+}
+static inline struct lifl_group *group_of(lifl_u32 *id)
+{
+	return groups.lookup(id);
+}
+static inline struct lifl_counters *counters_of(lifl_u32 *id)
+{
+	return counters.lookup(id);
+}
+static inline lifl_u64 *drops_of(int *reason)
+{
+	return drops.lookup(reason);
+}
+static inline int pass_on(struct sk_msg_md *msg, lifl_u32 *id, lifl_u64 flags)
+{
+	return sockets.msg_redirect_hash(msg, id, flags);
+}
+#else
+static inline struct lifl_identity *identity_of(struct sk_msg_md *msg)
+{
+	return bpf_sk_storage_get(&identities, msg->sk, 0, 0);
+}
+static inline struct lifl_endpoint *endpoint_of(lifl_u32 *id)
+{
+	return bpf_map_lookup_elem(&endpoints, id);
+}
+static inline struct lifl_route *route_of(lifl_u32 *id)
+{
+	return bpf_map_lookup_elem(&routes, id);
+}
+static inline struct lifl_group *group_of(lifl_u32 *id)
+{
+	return bpf_map_lookup_elem(&groups, id);
+}
+static inline struct lifl_counters *counters_of(lifl_u32 *id)
+{
+	return bpf_map_lookup_elem(&counters, id);
+}
+static inline lifl_u64 *drops_of(int *reason)
+{
+	return bpf_map_lookup_elem(&drops, reason);
+}
+static inline int pass_on(struct sk_msg_md *msg, lifl_u32 *id, lifl_u64 flags)
+{
+	return bpf_msg_redirect_hash(msg, &sockets, id, flags);
+}
+#endif
 
 static inline int check(struct sk_msg_md *msg, lifl_u64 *bytes)
 {
@@ -52,23 +102,23 @@ static inline int check(struct sk_msg_md *msg, lifl_u64 *bytes)
 static inline int redirect(struct sk_msg_md *msg, struct lifl_identity *from, lifl_u32 to,
 			   lifl_u64 bytes)
 {
-	struct lifl_endpoint *target = endpoints.lookup(&to);
+	struct lifl_endpoint *target = endpoint_of(&to);
 	struct lifl_counters *c;
 
 	if (!target)
 		return LIFL_DROP_DESTINATION_GONE;
 	if (target->domain != from->domain)
 		return LIFL_DROP_DOMAIN;
-	if (sockets.msg_redirect_hash(msg, &to, BPF_F_INGRESS) != SK_PASS)
+	if (pass_on(msg, &to, BPF_F_INGRESS) != SK_PASS)
 		return LIFL_DROP_DESTINATION_GONE;
 
 	/* Atomic, though per CPU: a program may preempt another on the same CPU. */
-	c = counters.lookup(&from->endpoint);
+	c = counters_of(&from->endpoint);
 	if (c) {
 		__sync_fetch_and_add(&c->tx_messages, 1);
 		__sync_fetch_and_add(&c->tx_bytes, bytes);
 	}
-	c = counters.lookup(&to);
+	c = counters_of(&to);
 	if (c) {
 		__sync_fetch_and_add(&c->rx_messages, 1);
 		__sync_fetch_and_add(&c->rx_bytes, bytes);
@@ -81,7 +131,7 @@ static inline int redirect(struct sk_msg_md *msg, struct lifl_identity *from, li
 static inline int redirect_group(struct sk_msg_md *msg, struct lifl_identity *from, lifl_u32 id,
 				 lifl_u64 bytes)
 {
-	struct lifl_group *group = groups.lookup(&id);
+	struct lifl_group *group = group_of(&id);
 	int reason = LIFL_DROP_NO_MEMBER;
 
 	if (!group || !group->count)
@@ -111,7 +161,7 @@ static inline int route(struct sk_msg_md *msg, struct lifl_identity *from)
 
 	if (reason)
 		return reason;
-	r = routes.lookup(&from->endpoint);
+	r = route_of(&from->endpoint);
 	if (!r)
 		return LIFL_DROP_NO_ROUTE;
 	switch (r->type) {
@@ -126,19 +176,19 @@ static inline int route(struct sk_msg_md *msg, struct lifl_identity *from)
 
 static inline void count_drop(int reason)
 {
-	lifl_u64 *n = drops.lookup(&reason);
+	lifl_u64 *n = drops_of(&reason);
 
 	if (n)
 		__sync_fetch_and_add(n, 1);
 }
 
-int lifl_route(struct sk_msg_md *msg)
+LIFL_PROGRAM(lifl_route)(struct sk_msg_md *msg)
 {
 	struct lifl_identity *from = NULL;
 	int reason;
 
 	if (msg->sk)
-		from = identities.sk_storage_get(msg->sk, 0, 0);
+		from = identity_of(msg);
 	if (!from) {
 		count_drop(LIFL_DROP_NO_IDENTITY);
 		return SK_DROP;
@@ -147,5 +197,5 @@ int lifl_route(struct sk_msg_md *msg)
 	if (reason == LIFL_DROP_NONE)
 		return SK_PASS;
 	count_drop(reason);
-	return sockets.msg_redirect_hash(msg, &from->endpoint, 0);
+	return pass_on(msg, &from->endpoint, 0);
 }

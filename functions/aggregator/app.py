@@ -45,3 +45,13 @@ if _settings.domain:
 from functions.aggregator.web import create_app  # noqa: E402  flask only now
 
 app = create_app(_settings, _runtime)
+
+if _settings.stats_port:
+    from functions.aggregator.knative import StatsServer
+
+    StatsServer(
+        os.environ.get("LIFL_HOST", "127.0.0.1"),
+        _settings.stats_port,
+        _settings.pod_name,
+        app.extensions["lifl-traffic"],
+    ).start()

@@ -28,6 +28,12 @@ class AggregatorMetrics(Collector):
             ("objects_added", "Updates and partials added", s.objects),
             ("bytes_added", "Bytes of the documents added", s.bytes),
             ("add_seconds", "Seconds spent adding", s.seconds),
+            ("updates_added", "Client updates among the objects added", s.updates),
+            (
+                "update_wait_seconds",
+                "Seconds from seal to sum, over all client updates added",
+                s.waited_ns / 1e9,
+            ),
             ("partials_sealed", "Outputs sealed", s.partials),
             ("fenced", "Sums voided because their leases were taken back", s.fenced),
             ("refused", "Objects put back because they cannot be used", s.refused),

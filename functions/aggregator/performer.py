@@ -52,7 +52,7 @@ from lifl.errors import (
     UpdateError,
 )
 from lifl.errors import Fenced as LeaseLost
-from lifl.store import Pool, Seal, SlotEntry, SlotKind, SlotRef, SlotState
+from lifl.store import Pool, Seal, SlotEntry, SlotKind, SlotRef, SlotState, Work
 from lifl.update import Schema
 from lifl.wire import Descriptor, Opcode
 
@@ -75,6 +75,10 @@ class Stats:
     refused: int = 0
     no_room: int = 0
     not_delivered: int = 0
+    updates: int = 0
+    """Of the objects, those that are client updates."""
+    waited_ns: int = 0
+    """How long those took altogether, from their seal until they were in the sum."""
 
 
 class _Output(NamedTuple):
@@ -87,7 +91,8 @@ class _Output(NamedTuple):
 class Performer:
     """Carries out one instruction at a time and says what came of it.
 
-    ``team`` is the kernel for what is in a hurry, ``kernel`` for the rest.
+    ``team`` is the kernel for what is in a hurry, ``kernel`` for the rest; on ``lane`` of
+    the pool it leaves what it has done, for the node's load.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class Performer:
         stats: Stats,
         *,
         team: Kernel | None = None,
+        lane: int | None = None,
     ) -> None:
         self.retry_at: float | None = None
         """CLOCK_MONOTONIC seconds of the next Retry event, if one was asked for."""
@@ -111,6 +117,9 @@ class Performer:
         self._reader = Reader()
         self._outputs: dict[int, _Output] = {}
         self._refused: dict[SlotRef, None] = {}
+        self._lane = lane
+        self._begun = Work(stats.updates, stats.waited_ns)
+        self._leave_work()
 
     def perform(self, step: Instruction) -> Event | None:  # noqa: PLR0911  one return a step
         """Carry out one instruction; returns what the machine should hear of it."""
@@ -204,8 +213,18 @@ class Performer:
         self._stats.seconds += time.perf_counter() - started
         self._stats.objects += 1
         self._stats.bytes += step.entry.doc_bytes
+        if step.entry.kind is SlotKind.UPDATE:
+            self._stats.updates += 1
+            self._stats.waited_ns += max(0, time.monotonic_ns() - step.entry.sealed_ns)
+            self._leave_work()
         crash.point("after-add")
         return None
+
+    def _leave_work(self) -> None:
+        if self._lane is not None:
+            done = self._stats.updates - self._begun.added
+            waited = self._stats.waited_ns - self._begun.waited_ns
+            self._pool.write_work(self._lane, Work(done, waited))
 
     def _seal_and_send(self, step: SealAndSend) -> Sealed | Fenced:
         output = self._outputs[step.assignment]

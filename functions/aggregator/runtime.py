@@ -118,6 +118,7 @@ class Runtime:
             kernel,
             self.stats,
             team=team,
+            lane=registration.lane,
         )
         try:
             registration.ready()
@@ -144,6 +145,7 @@ class Runtime:
                     kind="aggregator",
                     name=function.name,
                     domain=self._settings.domain,
+                    token=function.registration,
                     timeout=REGISTER_SECONDS,
                 )
             except LiflError as e:

@@ -9,9 +9,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from functions.aggregator.draining import seconds
 from functions.aggregator.team import processors
 from lifl.naming import check_name
 from lifl.settings import FunctionSettings, read
+
+
+def _port(raw: str) -> int:
+    value = int(raw)
+    if not 0 <= value < 1 << 16:
+        raise ValueError("use a port, or 0 for none")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,12 @@ class AggregatorSettings:
     """The most sums kept open between requests in the vanilla way."""
     threads: int
     """Threads of a sum that somebody waits for."""
+    stats_port: int = 0
+    """LIFL_STATS_PORT: where Knative's autoscaler asks for the load; 0: nobody asks."""
+    drain_seconds: float = 0.0
+    """LIFL_DRAIN_SECONDS: how long to serve on after SIGTERM."""
+    pod_name: str = ""
+    """SERVING_POD: the pod's name, for the autoscaler."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> AggregatorSettings:
@@ -41,4 +55,7 @@ class AggregatorSettings:
             max_body_bytes=read(env, "LIFL_MAX_BODY_BYTES", int, 1 << 30),
             max_partials=read(env, "LIFL_MAX_PARTIALS", int, 8),
             threads=read(env, "LIFL_SUM_THREADS", int, processors()),
+            stats_port=read(env, "LIFL_STATS_PORT", _port, 0),
+            drain_seconds=read(env, "LIFL_DRAIN_SECONDS", seconds, 0.0),
+            pod_name=read(env, "SERVING_POD", str, "") or read(env, "HOSTNAME", str, ""),
         )

@@ -17,10 +17,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from werkzeug.exceptions import HTTPException
 
 from functions.aggregator.blas import best_kernel
+from functions.aggregator.draining import Drain
+from functions.aggregator.knative import Knative
 from functions.aggregator.metrics import AggregatorMetrics
 from functions.aggregator.performer import Stats
 from functions.aggregator.runtime import Runtime
 from functions.aggregator.settings import AggregatorSettings
+from functions.aggregator.traffic import Traffic
 from functions.aggregator.vanilla import Partials
 from functions.aggregator.vanilla_web import add_routes
 from lifl.errors import ConfigError, TemporaryError, UpdateError
@@ -33,6 +36,13 @@ def create_app(settings: AggregatorSettings, runtime: Runtime | None) -> Flask:
     """Return the app of an aggregator that runs on ``runtime``, or the vanilla way if None."""
     app = Flask(__name__)
     app.extensions["lifl"] = runtime
+    drain = app.extensions["lifl-drain"] = Drain(settings.drain_seconds)
+    traffic = app.extensions["lifl-traffic"] = Traffic() if settings.stats_port else None
+
+    def ready() -> bool:
+        return not drain.begun and (runtime is None or runtime.ready)
+
+    app.wsgi_app = Knative(app.wsgi_app, ready, traffic)  # type: ignore[method-assign]
     app.register_error_handler(Exception, _problem)
     registry = CollectorRegistry()
     if runtime is None:
@@ -50,7 +60,7 @@ def create_app(settings: AggregatorSettings, runtime: Runtime | None) -> Flask:
 
     @app.get("/readyz")
     def readyz() -> Response:
-        return _state(runtime is None or runtime.ready)
+        return _state(ready())
 
     @app.get("/metrics")
     def metrics() -> Response:

@@ -23,8 +23,9 @@ from lifl.naming import (
     HEADER_MODEL_VERSION,
     MEDIA_SAFETENSORS,
     check_client,
-    check_name,
+    check_node,
 )
+from lifl.settings import base_url
 from lifl.topology import Plan
 
 MAX_SAMPLES = 1 << 40
@@ -65,6 +66,11 @@ def _watching(api: Blueprint, coordinator: Coordinator) -> None:
             raise Refused(422, "wrong-job", f"the plan is for job {parsed.job}", where="plan.job")
         coordinator.planned(job, body.get("round", int), parsed.to_json())
         return jsonify(ok=True)
+
+    @api.delete("/jobs/<job>")
+    def given_up(job: str) -> Response:
+        """No node has a deleted job's pool any more: its name may be used again."""
+        return jsonify(ok=True, known=coordinator.given_up(job))
 
     @api.get("/jobs/<job>/model")
     def model(job: str) -> Response:
@@ -157,7 +163,13 @@ def _nodes(api: Blueprint, coordinator: Coordinator) -> None:
         met = {job: _clients(names) for job, names in clients.items()}
         url = body.get("gateway_url", str).rstrip("/")
         info = body.get("agent", dict, None) or {}
-        coordinator.heartbeat(check_name(node, "node"), url, info, met)
+        public = _url(body.get("public_url", str, None) or "", "public_url")
+        coordinator.heartbeat(check_node(node, "node"), url, info, met, public)
+        return {"ok": True}, 200
+
+    @api.put("/nodes/<node>/public")
+    def publish(node: str) -> ResponseReturnValue:
+        coordinator.publish(check_node(node, "node"), _url(Body(request).get("url", str), "url"))
         return {"ok": True}, 200
 
     @api.delete("/nodes/<node>")
@@ -194,7 +206,7 @@ def _ask(body: Body) -> ClaimRequest:
     return ClaimRequest(
         round=body.get("round", int),
         client=check_client(body.get("client", str)),
-        node=check_name(body.get("node", str), "node"),
+        node=check_node(body.get("node", str), "node"),
         num_samples=samples,
         nbytes=body.get("nbytes", int),
         update_type=body.get("update_type", str, None),
@@ -205,6 +217,13 @@ def _ask(body: Body) -> ClaimRequest:
 
 def _place(body: Body) -> Place:
     return Place(body.get("node", str), body.get("slot", int), body.get("generation", int))
+
+
+def _url(raw: str, where: str) -> str:
+    try:
+        return base_url(raw) if raw else ""
+    except ValueError as e:
+        raise Refused(422, "bad-member", f"{where!r} is not usable: {e}", where=where) from None
 
 
 def _clients(names: list[str]) -> list[str]:

@@ -11,8 +11,11 @@ from flask.typing import ResponseReturnValue
 
 from functions.coordinator.access import Access
 from functions.coordinator.problems import Refused
+from functions.coordinator.records import JobState
 from functions.coordinator.requests import Body
 from functions.coordinator.service import Coordinator
+
+MAX_OWNER = 253
 
 
 def blueprint(coordinator: Coordinator, access: Access) -> Blueprint:
@@ -25,14 +28,18 @@ def blueprint(coordinator: Coordinator, access: Access) -> Blueprint:
     @api.post("")
     def submit() -> ResponseReturnValue:
         access.platform(request)
-        record = coordinator.submit(Body(request).get("spec", dict))
+        body = Body(request)
+        owner = body.get("owner", str, None) or ""
+        if len(owner) > MAX_OWNER:
+            raise Refused(422, "bad-member", f"owner is longer than {MAX_OWNER}", where="owner")
+        record, new = coordinator.submit(body.get("spec", dict), owner)
         answer = {
             "job": record.name,
             "state": record.state,
             "auth_key": record.auth_key,
             "model_url": f"/v1/jobs/{record.name}/model",
         }
-        return jsonify(answer), 201, {"Location": f"/v1/jobs/{record.name}"}
+        return jsonify(answer), 201 if new else 200, {"Location": f"/v1/jobs/{record.name}"}
 
     @api.get("")
     def list_jobs() -> Response:
@@ -59,10 +66,19 @@ def blueprint(coordinator: Coordinator, access: Access) -> Blueprint:
         record = coordinator.stop(job)
         return jsonify(job=record.name, state=record.state)
 
+    @api.delete("/<job>")
+    def delete(job: str) -> Response:
+        check_submitter(job)
+        coordinator.delete(job, request.args.get("owner", ""))
+        return jsonify(job=job, state=JobState.DELETED)
+
     @api.get("/<job>/history")
     def history(job: str) -> Response:
         check_submitter(job)
-        rounds = [summary.to_json() for summary in coordinator.history(job)]
+        after = request.args.get("after", "-1")
+        if not after.removeprefix("-").isdecimal():
+            raise Refused(422, "bad-query", "after is a version number", where="after")
+        rounds = [summary.to_json() for summary in coordinator.history(job, int(after))]
         return jsonify(job=job, rounds=rounds)
 
     @api.post("/<job>/evaluations")

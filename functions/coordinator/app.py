@@ -28,7 +28,9 @@ if not _settings.function.auth:
         "LIFL_AUTH=off: whoever reaches this port may submit and stop jobs"
     )
 _coordinator = Coordinator(
-    _settings, open_store(_settings.state_url), connect_to_agent(_settings.function)
+    _settings,
+    open_store(_settings.state_url, _settings.state_password),
+    connect_to_agent(_settings.function),
 )
 _coordinator.start()
 app = create_app(_coordinator)

@@ -9,7 +9,7 @@ reading that file.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,8 @@ from functions.coordinator.effects import RoundRules
 from functions.coordinator.problems import Refused
 from functions.coordinator.selection import SelectionRules
 from functions.coordinator.strategies import Strategy, make
+from lifl.errors import ConfigError
+from lifl.naming import check_client, check_name
 from lifl.topology import Timing
 
 SCHEMA_FILE = Path(__file__).with_name("job.schema.json")
@@ -56,6 +58,7 @@ def parse(document: Any) -> JobSpec:
         raise _invalid(error.message, error.absolute_path)
     spec = document["spec"]
     clients = spec["clients"]
+    _check_names(document["metadata"]["name"], clients.get("names", ()))
     per_round = int(clients["perRound"])
     minimum = int(clients.get("minimum", per_round))
     if minimum > per_round:
@@ -96,6 +99,19 @@ def parse(document: Any) -> JobSpec:
 @cache
 def _validator() -> Draft202012Validator:
     return Draft202012Validator(json.loads(SCHEMA_FILE.read_text()))
+
+
+def _check_names(job: str, clients: Sequence[str]) -> None:
+    """Refuse what only Python's ``$`` lets through: a line's end after the name."""
+    try:
+        check_name(job, "job")
+    except ConfigError as e:
+        raise _invalid(str(e), ("metadata", "name")) from None
+    for i, client in enumerate(clients):
+        try:
+            check_client(client)
+        except ConfigError as e:
+            raise _invalid(str(e), ("spec", "clients", "names", i)) from None
 
 
 def _invalid(message: str, path: Iterable[str | int]) -> Refused:

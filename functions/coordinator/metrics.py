@@ -7,12 +7,17 @@ change anything.
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections import Counter
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from functions.coordinator.problems import Refused
+from functions.coordinator.records import JobState, Phase, RoundRecord
 from functions.coordinator.service import Coordinator
 
 BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0)
@@ -23,6 +28,7 @@ _GAUGES = {
     "goal": "Updates that close the present round",
     "accepted": "Accepted updates of the present round",
     "uploading": "Updates being uploaded",
+    "lost": "Clients that are asked again, since their update's data went",
     "known_clients": "Clients that were ever seen",
 }
 
@@ -55,20 +61,43 @@ class _Jobs(Collector):
                 if key in status:
                     gauge.add_metric([status["job"]], float(status[key]))
             yield gauge
+        counts = Counter(status["state"] for status in statuses)
+        states = GaugeMetricFamily("lifl_jobs", "Jobs by state", labels=["state"])
+        for state in JobState:
+            if state is not JobState.DELETED:
+                states.add_metric([state], float(counts[state]))
+        yield states
         registered = GaugeMetricFamily(
             "lifl_job_registered", "Whether the job's data thread is registered", labels=["job"]
         )
         commit = GaugeMetricFamily(
             "lifl_job_commit_seconds", "How long the last version took to make", labels=["job"]
         )
+        phase = GaugeMetricFamily(
+            "lifl_job_phase_seconds",
+            "How long the present round has been in its phase; none once the job is over",
+            labels=["job", "phase"],
+        )
+        now = time.time()
         for name, engine in list(self._coordinator.engines.items()):
             registered.add_metric([name], float(engine.registered))
             commit.add_metric([name], engine.commit_seconds)
+            with contextlib.suppress(Refused):  # it was deleted meanwhile
+                record = self._coordinator.job(name).rounds.record
+                if not record.phase.over:
+                    phase.add_metric([name, record.phase], max(0.0, now - _since(record)))
         yield registered
         yield commit
+        yield phase
         watches = GaugeMetricFamily("lifl_coordinator_watches", "Watches that are parked")
         watches.add_metric([], float(self._coordinator.revisions.waiting))
         yield watches
         nodes = GaugeMetricFamily("lifl_nodes", "Nodes whose gateway reports")
         nodes.add_metric([], float(len(self._coordinator.nodes.urls())))
         yield nodes
+
+
+def _since(record: RoundRecord) -> float:
+    """Return when the round's phase began (unix time); of committing, when the round closed."""
+    began = {Phase.PLANNING: record.since, Phase.OPEN: record.opened}
+    return began.get(record.phase, record.closed) or record.since

@@ -8,18 +8,29 @@ It must not know jobs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
 @dataclass(slots=True)
 class Node:
-    """One node; ``url`` is its gateway's, empty until it reports."""
+    """One node; ``url`` is its gateway's, empty until it reports.
+
+    ``said`` is where clients reach it as the gateway says, ``told`` as somebody who knows
+    better does (on Knative the controller); "" if the same as ``url``.
+    """
 
     name: str
     url: str
     info: Mapping[str, Any]
     seen: float
+    said: str = ""
+    told: str = ""
+
+    @property
+    def public(self) -> str:
+        """Return where clients reach the gateway, "" if by its ``url``."""
+        return self.told or self.said
 
 
 class NodeTable:
@@ -29,11 +40,25 @@ class NodeTable:
         self._timeout = timeout
         self._nodes: dict[str, Node] = {}
 
-    def heartbeat(self, name: str, url: str, info: Mapping[str, Any], now: float) -> bool:
+    def heartbeat(
+        self, name: str, url: str, info: Mapping[str, Any], now: float, said: str = ""
+    ) -> bool:
         """A node has reported; return whether there is news in it."""
         old = self._nodes.get(name)
-        self._nodes[name] = Node(name, url, info, now)
-        return old is None or (old.url, old.info) != (url, info)
+        new = Node(name, url, info, now, said, old.told if old is not None else "")
+        self._nodes[name] = new
+        return old is None or replace(old, seen=now) != new
+
+    def tell(self, name: str, public: str) -> bool | None:
+        """Somebody else says where clients reach a node ("": no more); return whether it is news.
+
+        None if the node is not known: say it again when it is.
+        """
+        node = self._nodes.get(name)
+        if node is None:
+            return None
+        before, node.told = node.public, public
+        return node.public != before
 
     def expect(self, names: Iterable[str], now: float) -> None:
         """Nodes that a predecessor knew: they have the usual time to report."""
@@ -62,13 +87,17 @@ class NodeTable:
         return None if oldest is None else oldest + self._timeout
 
     def urls(self) -> dict[str, str]:
-        """Return the gateways' URLs by node."""
+        """Return the gateways' URLs by node, as they reach each other."""
         return {n.name: n.url for n in self._nodes.values() if n.url}
+
+    def public(self) -> dict[str, str]:
+        """Return the gateways' URLs for clients by node, where they are others."""
+        return {n.name: n.public for n in self._nodes.values() if n.url and n.public}
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return what watchers are told."""
         return [
-            {"node": n.name, "url": n.url, "info": dict(n.info)}
+            {"node": n.name, "url": n.url, "public": n.public, "info": dict(n.info)}
             for n in self._nodes.values()
             if n.url
         ]

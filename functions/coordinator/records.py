@@ -13,13 +13,17 @@ from typing import Any, Self
 
 
 class JobState(enum.StrEnum):
-    """The life of a job; ``SUBMITTED`` waits for its initial model."""
+    """The life of a job; ``SUBMITTED`` waits for its initial model.
+
+    Of a ``DELETED`` one only the name is left, until no node has its pool.
+    """
 
     SUBMITTED = "submitted"
     RUNNING = "running"
     DONE = "done"
     STOPPED = "stopped"
     FAILED = "failed"
+    DELETED = "deleted"
 
 
 class Phase(enum.StrEnum):
@@ -62,7 +66,11 @@ class Record:
 
 @dataclass(frozen=True)
 class JobRecord(Record):
-    """A submitted job. ``spec`` is the job file's content, ``auth_key`` hex."""
+    """A submitted job. ``spec`` is the job file's content, ``auth_key`` hex.
+
+    ``owner`` is whatever the submitter calls itself, "" if nothing: who submits
+    under the same name and owner again gets the same job.
+    """
 
     name: str
     spec: dict[str, Any]
@@ -73,6 +81,7 @@ class JobRecord(Record):
     detail: str = ""
     schema: dict[str, Any] | None = None
     geometry: dict[str, int] | None = None
+    owner: str = ""
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:

@@ -69,6 +69,8 @@ class Job:
         self._lock = threading.RLock()
         self._boots: dict[str, str] = {}
         self._unwritten: list[Change] = []
+        self._removed = False
+        self.ratings = 0
         self.rounds = RoundMachine(
             spec.rules,
             snapshot.round,
@@ -214,6 +216,15 @@ class Job:
             self._store.put_job(self.record)
             self._apply(effects)
 
+    def remove(self, forget: Callable[[JobRecord], None]) -> None:
+        """Forget the job, which is over: ``forget`` removes it from the store.
+
+        Who holds this object still writes nothing any more: the name may be another job's.
+        """
+        with self._lock:
+            forget(self.record)
+            self._removed = True
+
     # -- versions -------------------------------------------------------------
 
     def begin_commit(self) -> bool:
@@ -301,6 +312,8 @@ class Job:
 
     def _flush(self) -> None:
         """Write what is not written yet; what fails is tried again with the next event."""
+        if self._removed:
+            self._unwritten.clear()
         while self._unwritten:
             self._store.write(self.name, self._unwritten[0])
             self._unwritten.pop(0)

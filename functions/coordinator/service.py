@@ -14,27 +14,26 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from functions.coordinator import jobs as jobfile
 from functions.coordinator.alarm import Alarm
-from functions.coordinator.checkpoint import Checkpoints
 from functions.coordinator.engine import Connect, Engine
-from functions.coordinator.geometry import available_memory, geometry
-from functions.coordinator.initial import Read, receive
+from functions.coordinator.initial import Read
+from functions.coordinator.leaving import Leaving
 from functions.coordinator.nodes import NodeTable
 from functions.coordinator.problems import Refused
-from functions.coordinator.records import JobRecord, JobState, Phase, RoundSummary, VersionRecord
-from functions.coordinator.rounds import RoundMachine
+from functions.coordinator.records import JobRecord, JobState, Phase, RoundSummary
 from functions.coordinator.runtime import Job
 from functions.coordinator.settings import CoordinatorSettings
-from functions.coordinator.state import Commit, StateStore
+from functions.coordinator.starting import Starter
+from functions.coordinator.state import StateStore
 from functions.coordinator.view import job_head, job_status, job_view
 from functions.coordinator.watch import Revisions
 from lifl.auth import MIN_KEY_BYTES
 from lifl.dataplane.registration import Registration
-from lifl.errors import LiflError, Unavailable
+from lifl.errors import Unavailable
 from lifl.settings import FunctionSettings
 
 log = logging.getLogger("lifl.coordinator")
@@ -43,6 +42,7 @@ IDLE_SECONDS = 60.0
 CONNECT_SECONDS = 1.0
 STOP_SECONDS = 8.0
 STOP_PAUSE = 0.05
+EVALUATED_SECONDS = 0.5
 
 
 def connect_to_agent(function: FunctionSettings) -> Connect:
@@ -54,6 +54,7 @@ def connect_to_agent(function: FunctionSettings) -> Connect:
             kind="coordinator",
             name=function.name,
             domain=job,
+            token=function.registration,
             timeout=CONNECT_SECONDS,
         )
 
@@ -69,16 +70,20 @@ class Coordinator:
         self.revisions = Revisions(self._watch_answer)
         self.nodes = NodeTable(settings.node_timeout)
         self.engines: dict[str, Engine] = {}
-        self._connect = connect
         self._lock = threading.Lock()
         self._records: dict[str, JobRecord] = {}
         self._jobs: dict[str, Job] = {}
         self._receiving: set[str] = set()
+        self._leaving = Leaving(store, settings.checkpoints)
         self._alarm = Alarm(self._tick, self._overslept)
+        self._starter = Starter(settings, store, self.revisions, connect, self._alarm.ring)
 
     def start(self) -> None:
         """Go on with what the store has; raises Unavailable."""
         for record in self.store.jobs():
+            if record.state is JobState.DELETED:
+                self._leaving.remember(record)
+                continue
             self._records[record.name] = record
             if record.schema is not None:
                 self._resume(record)
@@ -112,25 +117,40 @@ class Coordinator:
         job = self._jobs.get(name)
         record = job.record if job is not None else self._records.get(name)
         if record is None:
+            if name in self._leaving:
+                raise Refused(404, "job-deleted", f"job {name} is being deleted")
             raise Refused(404, "no-such-job", f"there is no job {name[:80]!r}")
         return record
 
-    def submit(self, document: Any) -> JobRecord:
+    def submit(self, document: Any, owner: str = "") -> tuple[JobRecord, bool]:
         """Take a job file's content; the job starts when its model is there.
+
+        Return its record, and whether it is new: the same content of the same
+        ``owner``, if that is not empty, is the same job.
 
         Raises
         ------
         Refused
-            422 ``invalid-job``, 409 ``job-exists``.
+            422 ``invalid-job``, 409 ``job-exists`` or ``other-spec``.
+        Unavailable
+            while a job of that name is being deleted.
         """
         spec = jobfile.parse(document)
         with self._lock:
+            known = self._records.get(spec.name)
+            if known is not None and owner and known.owner == owner:
+                if known.spec != document:
+                    raise Refused(409, "other-spec", f"job {spec.name} cannot be changed any more")
+                return self.record(spec.name), False
+            if spec.name in self._leaving:
+                raise Unavailable(f"a job {spec.name!r} is being deleted; submit in a moment")
             record = JobRecord(
                 name=spec.name,
                 spec=document,
                 created=time.time(),
                 auth_key=secrets.token_hex(MIN_KEY_BYTES),
-                domain_uid=self._uid(len(self._records)),
+                domain_uid=self._uid(),
+                owner=owner,
             )
             if spec.name in self._records or not self.store.create_job(record):
                 raise Refused(
@@ -140,7 +160,7 @@ class Coordinator:
                     where="metadata.name",
                 )
             self._records[spec.name] = record
-        return record
+        return record, True
 
     def receive_model(self, name: str, length: int, read: Read) -> JobRecord:
         """Take a job's initial model and start the job.
@@ -162,9 +182,15 @@ class Coordinator:
                 raise Refused(409, "model-on-its-way", f"job {name}'s model is being received")
             self._receiving.add(name)
         try:
-            return self._begin(self.record(name), length, read)
+            record = self._starter.receive(self.record(name), length, read)
+            with self._lock:
+                self._records[name] = record
+                self._resume(record)
         finally:
             self._receiving.discard(name)
+        self.revisions.bump()
+        self._alarm.ring()
+        return record
 
     def stop(self, name: str) -> JobRecord:
         """End a job for good, after the version that is being made; nothing happens if it is over.
@@ -192,6 +218,54 @@ class Coordinator:
             self._records[name] = record
         return record
 
+    def delete(self, name: str, owner: str = "") -> None:
+        """End a job and forget all of it; its name is free when no node has its pool any more.
+
+        With an ``owner`` only if it is the job's.
+
+        Raises
+        ------
+        Refused
+            404, 409 ``other-owner``.
+        Unavailable
+            if something is being made of the job just now.
+        """
+        with self._lock:
+            record = self.record(name)
+            if owner and record.owner != owner:
+                raise Refused(409, "other-owner", f"job {name} is somebody else's")
+            if name in self._receiving:
+                raise Unavailable(f"job {name}'s model is being received; delete in a moment")
+            self._receiving.add(name)  # no model and no other deletion comes in between
+        try:
+            record = self.stop(name)
+            engine, job = self.engines.get(name), self._jobs.get(name)
+            if engine is not None:
+                engine.stop()
+                engine.close()
+            if job is None:
+                self._leaving.remove(record)
+            else:
+                job.remove(self._leaving.remove)
+            with self._lock:
+                for known in (self._records, self._jobs, self.engines):
+                    known.pop(name, None)
+            pooled = self._leaving.clean(name)
+        finally:
+            self._receiving.discard(name)
+        if pooled:
+            self.revisions.bump()
+        else:
+            self.given_up(name)
+
+    def given_up(self, name: str) -> bool:
+        """No node has a deleted job's pool any more; return whether that was waited for."""
+        with self._lock:
+            known = self._leaving.given_up(name)
+        if known:
+            self.revisions.bump()
+        return known
+
     def status(self, name: str) -> dict[str, Any]:
         """Return a job's progress; raises Refused 404."""
         job = self._jobs.get(name)
@@ -201,10 +275,10 @@ class Coordinator:
         """Return all jobs' progress, oldest first."""
         return [self.status(name) for name in list(self._records)]
 
-    def history(self, name: str) -> list[RoundSummary]:
-        """Return a job's committed rounds; raises Refused 404."""
+    def history(self, name: str, after: int = -1) -> list[RoundSummary]:
+        """Return a job's committed rounds of versions above ``after``; raises Refused 404."""
         self.record(name)
-        return self.store.history(name)
+        return self.store.history(name, after)
 
     def evaluate(self, name: str, version: int, scores: Mapping[str, float | None]) -> None:
         """Record how good a version is; raises Refused 404."""
@@ -212,6 +286,10 @@ class Coordinator:
         found = self.store.add_evaluation(name, version, scores.get("accuracy"), scores.get("loss"))
         if not found:
             raise Refused(404, "no-such-version", f"job {name} has no committed version {version}")
+        job = self._jobs.get(name)
+        if job is not None:
+            job.ratings += 1
+            self.revisions.bump_within(EVALUATED_SECONDS)
 
     # -- nodes ----------------------------------------------------------------
 
@@ -221,10 +299,11 @@ class Coordinator:
         url: str,
         info: Mapping[str, Any],
         clients: Mapping[str, Sequence[str]],
+        public: str = "",
     ) -> None:
-        """Note that a node is alive, and which clients its gateway has met."""
+        """Note that a node is alive, where it is, and which clients its gateway has met."""
         with self._lock:
-            news = self.nodes.heartbeat(node, url, info, time.monotonic())
+            news = self.nodes.heartbeat(node, url, info, time.monotonic(), public)
         if news:
             log.info("node %s is at %s", node, url)
             self.revisions.bump()
@@ -239,6 +318,16 @@ class Coordinator:
             job.learn(clients)
             self._alarm.ring()  # enough may be known to count the grace from now
 
+    def publish(self, node: str, url: str) -> None:
+        """Note where clients reach a node's gateway; raises Refused 404 if there is none."""
+        with self._lock:
+            news = self.nodes.tell(node, url)
+        if news is None:
+            raise Refused(404, "no-such-node", f"node {node[:80]!r} has not reported")
+        if news:
+            log.info("clients reach node %s at %s", node, url or "its own URL")
+            self.revisions.bump()
+
     def remove_node(self, node: str) -> bool:
         """Give a node up; return whether it was known."""
         with self._lock:
@@ -252,64 +341,27 @@ class Coordinator:
 
     # -- inside ---------------------------------------------------------------
 
-    def _uid(self, ordinal: int) -> int:
+    def _uid(self) -> int:
+        """Return a user that no other job has, and no deleted one while it may have processes."""
         own = os.geteuid()
-        return self.settings.domain_uid + ordinal if own == 0 else own
-
-    def _spec(self, record: JobRecord) -> jobfile.JobSpec:
-        spec = jobfile.parse(record.spec)
-        return replace(spec, rules=replace(spec.rules, stall=self.settings.round_stall))
-
-    def _begin(self, record: JobRecord, length: int, read: Read) -> JobRecord:
-        """Make version 0 durable and start."""
-        spec, now = self._spec(record), time.time()
-        checkpoints = Checkpoints(self.settings.checkpoints, record.name)
-        model = receive(checkpoints, length, read)
-        sizes = geometry(model.schema, spec.rules.selection, available_memory(), spec.slots)
-        pool = asdict(sizes)
-        del pool["lanes"]
-        record = replace(
-            record, state=JobState.RUNNING, schema=model.schema.to_json(), geometry=pool
-        )
-        version = VersionRecord(0, 0, 0, (), 0.0, model.file, {}, now)
-        _, effects = RoundMachine.first(spec.rules, now, spec.names)
-        self.store.commit(Commit(record, version, effects.change))
-        with self._lock:
-            self._records[record.name] = record
-            self._resume(record)
-        self.revisions.bump()
-        self._alarm.ring()
-        return record
+        if own != 0:
+            return own
+        used = [r.domain_uid for r in self._records.values()]
+        return max([self.settings.domain_uid - 1, *used, *self._leaving.uids()]) + 1
 
     def _resume(self, record: JobRecord) -> None:
         """Load a job and start its data thread."""
-        job = Job(
-            record, self._spec(record), self.store, self.revisions, self.store.load(record.name)
-        )
-        job.wakers.append(self._alarm.ring)
-        checkpoints = Checkpoints(self.settings.checkpoints, record.name)
-        try:
-            engine = Engine(
-                job,
-                self._connect,
-                checkpoints,
-                node=self.settings.function.node,
-                keep=self.settings.keep_versions,
-            )
-        except LiflError as e:
-            log.warning("job %s cannot go on: %s", record.name, e)
-            job.end(Phase.FAILED, str(e))
-        else:
+        job, engine = self._starter.start(record)
+        if engine is not None:
             self.engines[record.name] = engine
-            engine.start()
         self._jobs[record.name] = job
 
     def _watch_answer(self, revision: int) -> bytes:
         with self._lock:
-            upload, nodes = self.nodes.urls(), self.nodes.to_json()
-            jobs = list(self._jobs.values())
-        views = [job_view(job, upload) for job in jobs]
-        answer = {"rev": revision, "jobs": views, "nodes": nodes}
+            upload, public, nodes = self.nodes.urls(), self.nodes.public(), self.nodes.to_json()
+            jobs, leaving = list(self._jobs.values()), self._leaving.names
+        views = [job_view(job, upload, public) for job in jobs]
+        answer = {"rev": revision, "jobs": views, "nodes": nodes, "leaving": leaving}
         return json.dumps(answer, separators=(",", ":")).encode()
 
     def _lose(self, node: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifl.errors import ConfigError
-from lifl.settings import FunctionSettings, read
+from lifl.settings import FunctionSettings, password, read
 
 DEFAULT_DOMAIN_UID = 200_000
 
@@ -31,6 +31,8 @@ class CoordinatorSettings:
     function: FunctionSettings
     state_url: str
     """LIFL_STATE_URL: sqlite:///PATH or redis://HOST:PORT/DB."""
+    state_password: str
+    """LIFL_STATE_PASSWORD or LIFL_STATE_PASSWORD_FILE: what Redis asks for, unless in the URL."""
     checkpoints: Path
     """LIFL_CHECKPOINT_DIR: where model versions are kept."""
     keep_versions: int
@@ -59,6 +61,7 @@ class CoordinatorSettings:
         return cls(
             function=function,
             state_url=read(env, "LIFL_STATE_URL", str, f"sqlite://{state}/lifl.db"),
+            state_password=password(env, "LIFL_STATE_PASSWORD"),
             checkpoints=read(env, "LIFL_CHECKPOINT_DIR", Path, state / "checkpoints"),
             keep_versions=read(env, "LIFL_KEEP_VERSIONS", lambda v: max(1, int(v)), 2),
             max_model_bytes=read(env, "LIFL_MAX_MODEL_BYTES", int, 16 << 30),

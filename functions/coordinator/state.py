@@ -100,6 +100,9 @@ class StateStore(Protocol):
     def put_job(self, job: JobRecord) -> None:
         """Replace a job's record, durably."""
 
+    def remove_job(self, name: str, marker: JobRecord | None = None) -> None:
+        """Forget all of a job in one transaction, durably; ``marker`` takes its record's place."""
+
     def jobs(self) -> list[JobRecord]:
         """Return all jobs, oldest first."""
 
@@ -117,15 +120,17 @@ class StateStore(Protocol):
     ) -> bool:
         """Set a version's accuracy and loss in the history; False if there is no such version."""
 
-    def history(self, job: str) -> list[RoundSummary]:
-        """Return a job's committed rounds, oldest first."""
+    def history(self, job: str, after: int = -1) -> list[RoundSummary]:
+        """Return a job's committed rounds, oldest first: those of versions above ``after``."""
 
     def close(self) -> None:
         """Give connections back."""
 
 
-def open_store(url: str) -> StateStore:
+def open_store(url: str, password: str = "") -> StateStore:
     """Open the store that ``url`` names: ``sqlite:///PATH`` or ``redis://...``.
+
+    ``password`` is Redis's, unless the URL has one.
 
     Raises
     ------
@@ -142,5 +147,5 @@ def open_store(url: str) -> StateStore:
     if scheme in ("redis", "rediss", "unix"):
         from functions.coordinator.state_redis import RedisStore
 
-        return RedisStore(url)
+        return RedisStore(url, password)
     raise ConfigError(f"LIFL_STATE_URL is {url!r}; use sqlite:///PATH or redis://HOST:PORT/DB")

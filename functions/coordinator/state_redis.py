@@ -42,9 +42,10 @@ class RedisStore:
     (hashes number → record) and ``clients`` (sorted by when they were seen first).
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, password: str = "") -> None:
         self._db: Any = redis.Redis.from_url(
             url,
+            password=password or None,
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
             decode_responses=True,
@@ -63,6 +64,19 @@ class RedisStore:
         """Replace a job's record, durably."""
         with _unavailable():
             self._db.hset(f"{PREFIX}:jobs", job.name, _dump(job.to_json()))
+            self._wait()
+
+    def remove_job(self, name: str, marker: JobRecord | None = None) -> None:
+        """Forget all of a job in one transaction, durably; ``marker`` takes its record's place."""
+        parts = ("round", "claims", "transfers", "clients", "versions", "history")
+        with _unavailable():
+            pipe = self._db.pipeline(transaction=True)
+            pipe.delete(*(_key(name, part) for part in parts))
+            if marker is None:
+                pipe.hdel(f"{PREFIX}:jobs", name)
+            else:
+                pipe.hset(f"{PREFIX}:jobs", name, _dump(marker.to_json()))
+            pipe.execute()
             self._wait()
 
     def jobs(self) -> list[JobRecord]:
@@ -124,11 +138,13 @@ class RedisStore:
             self._db.hset(key, str(version), _dump(doc))
             return True
 
-    def history(self, job: str) -> list[RoundSummary]:
-        """Return a job's committed rounds, oldest first."""
+    def history(self, job: str, after: int = -1) -> list[RoundSummary]:
+        """Return a job's committed rounds, oldest first: those of versions above ``after``."""
+        key = _key(job, "history")
         with _unavailable():
-            raw = self._db.hvals(_key(job, "history"))
-        found = [RoundSummary.from_json(json.loads(doc)) for doc in raw]
+            wanted = [version for version in self._db.hkeys(key) if int(version) > after]
+            raw = self._db.hmget(key, wanted) if wanted else []
+        found = [RoundSummary.from_json(json.loads(doc)) for doc in raw if doc is not None]
         return sorted(found, key=lambda s: s.version)
 
     def close(self) -> None:

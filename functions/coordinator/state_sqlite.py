@@ -89,6 +89,16 @@ class SqliteStore:
         with self._transaction(self._durable) as db:
             _put_job(db, job)
 
+    def remove_job(self, name: str, marker: JobRecord | None = None) -> None:
+        """Forget all of a job in one transaction, durably; ``marker`` takes its record's place."""
+        with self._transaction(self._durable) as db:
+            for table in ("rounds", "claims", "transfers", "clients", "versions", "history"):
+                db.execute(f"DELETE FROM {table} WHERE job=?", (name,))
+            if marker is None:
+                db.execute("DELETE FROM jobs WHERE name=?", (name,))
+            else:
+                _put_job(db, marker)
+
     def jobs(self) -> list[JobRecord]:
         """Return all jobs, oldest first."""
         return self._read(JobRecord.from_json, "SELECT doc FROM jobs ORDER BY created, name")
@@ -153,10 +163,13 @@ class SqliteStore:
             )
             return True
 
-    def history(self, job: str) -> list[RoundSummary]:
-        """Return a job's committed rounds, oldest first."""
+    def history(self, job: str, after: int = -1) -> list[RoundSummary]:
+        """Return a job's committed rounds, oldest first: those of versions above ``after``."""
         return self._read(
-            RoundSummary.from_json, "SELECT doc FROM history WHERE job=? ORDER BY version", job
+            RoundSummary.from_json,
+            "SELECT doc FROM history WHERE job=? AND version>? ORDER BY version",
+            job,
+            after,
         )
 
     def close(self) -> None:

@@ -14,8 +14,11 @@ from functions.coordinator.records import ClaimState, JobRecord, Phase
 from functions.coordinator.runtime import Job
 
 
-def job_view(job: Job, upload: Mapping[str, str]) -> dict[str, Any]:
-    """Return what gateways and the controller are told; ``upload`` are gateway URLs by node."""
+def job_view(job: Job, upload: Mapping[str, str], public: Mapping[str, str]) -> dict[str, Any]:
+    """Return what gateways and the controller are told.
+
+    ``upload`` are gateway URLs by node, ``public`` those that clients must use instead.
+    """
     with job.locked() as rounds:
         record, book = rounds.record, rounds.book
         accepted = [c.client for c in book.by_client.values() if c.state is ClaimState.SEALED]
@@ -41,12 +44,14 @@ def job_view(job: Job, upload: Mapping[str, str]) -> dict[str, Any]:
             "accepted": accepted,
             "lost": rounds.lost(),
             "upload": dict(upload),
+            "public": dict(public),
             "model": None if job.model is None else asdict(job.model),
             "deadline": record.deadline,
             "closing": record.phase in (Phase.CLOSING, Phase.COMMITTING),
             "plan": plan,
             "expected": record.goal,
             "update_type": job.spec.rules.update_type,
+            "ratings": job.ratings,
             "client_config": dict(job.spec.client_config),
         }
 
@@ -82,5 +87,6 @@ def job_head(record: JobRecord) -> dict[str, Any]:
         "state": record.state,
         "detail": record.detail,
         "created": record.created,
+        "owner": record.owner,
         "spec": record.spec,
     }

@@ -139,6 +139,7 @@ class Attachment:
 class Attachments:
     """Every job's attachment.
 
+    ``name`` and ``token`` are what this gateway registers with (:class:`Registration`).
     ``report(job, serials)`` tells the coordinator an inventory; ``receive`` is
     given each descriptor that arrives for this gateway; ``attached(job)`` is called
     when an attachment begins, ``gone(job)`` when its pool is about to be closed.
@@ -148,6 +149,7 @@ class Attachments:
         self,
         agent_socket: Path,
         name: str,
+        token: str,
         *,
         report: Callable[[str, list[int]], None],
         receive: Callable[[Attachment, Descriptor], None],
@@ -156,6 +158,7 @@ class Attachments:
     ) -> None:
         self._agent_socket = agent_socket
         self._name = name
+        self._token = token
         self._report = report
         self._receive = receive
         self._attached = attached
@@ -163,6 +166,7 @@ class Attachments:
         self._wanted: set[str] = set()
         self._live: dict[str, Attachment] = {}
         self._keepers: dict[str, gevent.Greenlet] = {}
+        self._why_not: dict[str, str] = {}
 
     def get(self, job: str) -> Attachment:
         """Return a job's attachment; raises Unavailable while there is none."""
@@ -195,6 +199,7 @@ class Attachments:
             self._keepers[job] = gevent.spawn(self._keep, job)
         for job in self._keepers.keys() - jobs.keys():
             self._keepers.pop(job).kill(block=False)
+            self._why_not.pop(job, None)
 
     def recheck(self, job: str) -> None:
         """Report a job's inventory anew: an accepted update was lost after all."""
@@ -215,11 +220,14 @@ class Attachments:
     def _attach(self, job: str) -> Attachment | None:
         try:
             registration = Registration.open(
-                self._agent_socket, kind="gateway", name=self._name, domain=job
+                self._agent_socket, kind="gateway", name=self._name, domain=job, token=self._token
             )
         except (LiflError, OSError) as e:
-            log.debug("job %s: not attached yet: %s", job, e)
+            if self._why_not.get(job) != str(e):  # said once
+                self._why_not[job] = str(e)
+                log.info("job %s: not attached yet: %s", job, e)
             return None
+        self._why_not.pop(job, None)
         return Attachment(job, registration)
 
     def _serve(self, attachment: Attachment) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from typing import Any
+from urllib.parse import quote
 
 from gevent.event import Event
 from gevent.socket import socket as GeventSocket
@@ -80,6 +81,7 @@ class Gateway:
         self.attachments = Attachments(  # the lambdas speak of parts made below
             function.agent_socket,
             function.name,
+            function.registration,
             report=self._report,
             receive=lambda *arrival: self.transfers.arrived(*arrival),  # noqa: PLW0108
             attached=self._attached,
@@ -89,6 +91,7 @@ class Gateway:
             self.coordinator,
             self.node,
             settings.url,
+            settings.public_url,
             changed=self._changed,
             dropped=self.polls.forget,
             jobs=self.attachments.keep,
@@ -167,6 +170,6 @@ class Gateway:
     def _report(self, job: str, serials: list[int]) -> None:
         self.coordinator.json(
             "POST",
-            f"/internal/v1/nodes/{self.node}/inventory",
+            f"/internal/v1/nodes/{quote(self.node, safe='')}/inventory",
             {"job": job, "serials": serials, "boot": self._boot},
         )

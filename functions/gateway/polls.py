@@ -36,10 +36,13 @@ def due(view: JobView, client: str, after: int | None) -> bool:
 def answer(view: JobView, client: str, *, node: str, url: str, now: float) -> dict[str, Any]:
     """Return the body of the answer.
 
-    ``node`` and ``url`` are this gateway's, ``now`` is unix seconds. A client
+    ``node`` and ``url`` (for clients) are this gateway's, ``now`` is unix seconds. A client
     that placement does not know yet is sent where there are aggregators.
     """
-    base = view.upload.get(view.clients.get(client) or _any_node(view, client, node)) or url
+    target = view.clients.get(client) or _any_node(view, client, node)
+    base = view.public.get(node) or url
+    if target != node and target in view.upload:
+        base = view.public.get(target) or view.upload[target]
     job = quote(view.job)
     return {
         "job": view.job,

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lifl.settings import FunctionSettings, read
+from lifl.settings import FunctionSettings, base_url, read
 
 
 def _positive(raw: str) -> float:
@@ -26,7 +26,9 @@ class GatewaySettings:
 
     function: FunctionSettings
     url: str
-    """LIFL_GATEWAY_URL: where clients and other gateways reach this one."""
+    """LIFL_GATEWAY_URL: where other gateways reach this one, and clients unless told otherwise."""
+    public_url: str
+    """LIFL_PUBLIC_URL: where clients reach this one, "" if by ``url`` or if others say it."""
     poll_cap: float
     """LIFL_POLL_CAP: the longest a poll is parked; below the platform's timeout."""
     header_seconds: float
@@ -42,6 +44,7 @@ class GatewaySettings:
         return cls(
             function=FunctionSettings.from_env(env),
             url=read(env, "LIFL_GATEWAY_URL", lambda v: v.rstrip("/")),
+            public_url=read(env, "LIFL_PUBLIC_URL", base_url, ""),
             poll_cap=read(env, "LIFL_POLL_CAP", _positive, 25.0),
             header_seconds=read(env, "LIFL_HEADER_SECONDS", _positive, 10.0),
             body_idle=read(env, "LIFL_BODY_IDLE", _positive, 30.0),

@@ -54,7 +54,10 @@ class JobSchema:
 
 @dataclass(frozen=True)
 class JobView:
-    """One job as of one revision; names as in the coordinator's watch."""
+    """One job as of one revision; names as in the coordinator's watch.
+
+    ``upload`` are the gateways' URLs by node, ``public`` those that clients must use instead.
+    """
 
     job: str
     round: int
@@ -69,6 +72,7 @@ class JobView:
     lost: frozenset[str]
     clients: Mapping[str, str]
     upload: Mapping[str, str]
+    public: Mapping[str, str]
     model: ModelPlace | None
     deadline: float | None
     plan: Plan | None
@@ -117,6 +121,7 @@ class JobView:
             lost=frozenset(raw.get("lost", ())),
             clients=raw.get("clients") or {},
             upload=raw.get("upload") or {},
+            public=raw.get("public") or {},
             model=ModelPlace(model["node"], SlotRef(model["slot"], model["generation"]))
             if model
             else None,

@@ -42,6 +42,7 @@ class Watch:
         coordinator: HttpClient,
         node: str,
         url: str,
+        public_url: str = "",
         *,
         changed: Callable[[JobView], None],
         dropped: Callable[[str], None],
@@ -50,7 +51,7 @@ class Watch:
         self.views: dict[str, JobView] = {}
         self._coordinator = coordinator
         self._node = node
-        self._url = url
+        self._urls = {"gateway_url": url} | ({"public_url": public_url} if public_url else {})
         self._changed = changed
         self._dropped = dropped
         self._jobs = jobs
@@ -124,30 +125,36 @@ class Watch:
         going: dict[str, bool] = {}
         changed = []
         for raw in jobs:
+            known = self.views.get(raw["job"])
+            if known is not None and known.auth_key.hex() != raw["auth_key"]:
+                self._drop(known.job)  # it was deleted: this is another job of that name
             view = JobView.from_json(raw, self.views.get(raw["job"]))
             going[view.job] = not view.over
             if view != self.views.get(view.job):
                 self.views[view.job] = view
                 changed.append(view)
         for job in self.views.keys() - going.keys():
-            del self.views[job]
-            self._met.pop(job, None)
-            self._dropped(job)
+            self._drop(job)
         self._informed = True
         self._jobs(going)
         for view in changed:
             self._changed(view)
         self._news.set()
 
+    def _drop(self, job: str) -> None:
+        del self.views[job]
+        self._met.pop(job, None)
+        self._dropped(job)
+
     def _beat(self) -> None:
-        path = f"/internal/v1/nodes/{quote(self._node)}"
+        path = f"/internal/v1/nodes/{quote(self._node, safe='')}"
         while True:
             self._hurry.clear()
             new, self._new = self._new, {}
             clients = {job: sorted(names) for job, names in new.items()}
             try:
                 self._coordinator.json(
-                    "POST", path, {"gateway_url": self._url, "clients": clients}, timeout=5.0
+                    "POST", path, {**self._urls, "clients": clients}, timeout=5.0
                 )
                 self._answered = time.monotonic()
             except HttpError as e:

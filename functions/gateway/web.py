@@ -60,6 +60,7 @@ def create_app(gateway: Gateway) -> Flask:
         ("/internal/v1/transfers/<job>/<assignment>/<serial>", ["PUT"], web.transfer),
         ("/v1/jobs", ["GET", "POST"], web.proxy),
         (job, ["GET"], web.proxy),
+        (job, ["DELETE"], web.proxy),
         (f"{job}/model", ["PUT"], web.put_model),
         (f"{job}/stop", ["POST"], web.proxy),
         (f"{job}/history", ["GET"], web.proxy),
@@ -117,7 +118,8 @@ class _Web:
             with request.environ[YIELD]():
                 gateway.polls.park(job, client, after, seconds)
             view = self._view(job)
-        told = answer(view, client, node=gateway.node, url=gateway.settings.url, now=time.time())
+        url = gateway.settings.public_url or gateway.settings.url
+        told = answer(view, client, node=gateway.node, url=url, now=time.time())
         response = jsonify(told)
         response.headers["Cache-Control"] = "no-store"
         return response

@@ -48,6 +48,11 @@ def initial_model(document: dict[str, Any], folder: Path) -> bytes:
     """
     spec = document.get("spec")
     place = spec.get("model") if isinstance(spec, dict) else None
+    if isinstance(place, dict) and "configMap" in place:
+        raise ConfigError(
+            "spec.model.configMap is for a cluster: kubectl apply this file there, "
+            "or name a path or url"
+        )
     if not isinstance(place, dict) or not {"path", "url"} & place.keys():
         raise ConfigError("spec.model needs a path or a url: where is the initial model?")
     if "url" in place:

@@ -1,4 +1,4 @@
-"""Commands about jobs: submit, list, show, watch, stop, token."""
+"""Commands about jobs: submit, model, list, show, watch, stop, delete, token."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 from rich.live import Live
 
 from lifl.auth import mint_client_token
 from lifl.cli import jobfile, output
-from lifl.cli.access import Access, with_access
-from lifl.client.http import HttpClient, raise_for_status
-from lifl.errors import Unavailable
+from lifl.cli.access import Access, key_option, with_access
+from lifl.client.http import HttpClient, HttpError, raise_for_status
+from lifl.errors import ConfigError, Unavailable
 from lifl.naming import MEDIA_SAFETENSORS, check_client
 
 OVER = frozenset({"done", "stopped", "failed"})
 WATCH_SECONDS = 0.3
 PATIENCE_SECONDS = 60.0
 SUBMIT_SECONDS = 120.0
+DELETED_SECONDS = 30.0
 
 
 @click.group()
 def job() -> None:
-    """Submit, watch and stop jobs."""
+    """Submit, watch, stop and delete jobs."""
 
 
 @job.command()
@@ -60,15 +61,33 @@ def submit_job(access: Access, document: dict[str, Any], model: bytes) -> dict[s
     """
     answer: dict[str, Any] = access.client().json("POST", "/v1/jobs", {"spec": document})
     access.keep_key(answer["job"], answer["auth_key"])
-    response = access.client(answer["job"]).request(
-        "PUT",
-        f"/v1/jobs/{answer['job']}/model",
-        body=model,
-        headers={"Content-Type": MEDIA_SAFETENSORS},
-        timeout=SUBMIT_SECONDS,
+    _put_model(access, answer["job"], model)
+    return answer
+
+
+def _put_model(access: Access, name: str, model: bytes | BinaryIO, length: int = 0) -> None:
+    sent = {"Content-Type": MEDIA_SAFETENSORS}
+    if length:
+        sent["Content-Length"] = str(length)
+    response = access.client(name).request(
+        "PUT", f"/v1/jobs/{name}/model", body=model, headers=sent, timeout=SUBMIT_SECONDS
     )
     raise_for_status(response)
-    return answer
+
+
+@job.command()
+@click.argument("name")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@key_option
+@with_access
+def model(access: Access, name: str, file: Path) -> None:
+    """Send FILE (safetensors) as the initial model of a job that waits for it."""
+    try:
+        with file.open("rb") as source:
+            _put_model(access, name, source, file.stat().st_size)
+    except OSError as e:
+        raise ConfigError(f"{file}: {e.strerror}") from e
+    output.console.print(f"{name} has its model; follow it with: lifl job watch {name}")
 
 
 @job.command(name="list")
@@ -90,6 +109,7 @@ def list_(access: Access, as_json: bool) -> None:
 @job.command()
 @click.argument("name")
 @output.json_option
+@key_option
 @with_access
 def show(access: Access, name: str, as_json: bool) -> None:
     """Show how far a job is, and its history."""
@@ -110,6 +130,7 @@ def show(access: Access, name: str, as_json: bool) -> None:
 @job.command()
 @click.argument("name")
 @output.json_option
+@key_option
 @with_access
 def watch(access: Access, name: str, as_json: bool) -> None:
     """Follow a job until it is over; ends with 1 if it failed or was stopped."""
@@ -158,6 +179,7 @@ def changes(client: HttpClient, name: str) -> Iterator[dict[str, Any]]:
 @job.command()
 @click.argument("name")
 @output.json_option
+@key_option
 @with_access
 def stop(access: Access, name: str, as_json: bool) -> None:
     """Stop a job; its last model stays."""
@@ -170,8 +192,36 @@ def stop(access: Access, name: str, as_json: bool) -> None:
 
 @job.command()
 @click.argument("name")
+@key_option
+@with_access
+def delete(access: Access, name: str) -> None:
+    """End a job and forget all of it, its models too; its name is free afterwards."""
+    client = access.client(name)
+    client.json("DELETE", f"/v1/jobs/{name}")
+    deadline = time.monotonic() + DELETED_SECONDS
+    while _leaving(client, name):
+        if time.monotonic() > deadline:
+            output.console.print(f"{name} is deleted; nodes still hold what was left of it")
+            return
+        time.sleep(WATCH_SECONDS)
+    access.forget_key(name)
+    output.console.print(f"{name} is deleted")
+
+
+def _leaving(client: HttpClient, name: str) -> bool:
+    """Whether a deleted job's name is not free yet."""
+    try:
+        client.json("GET", f"/v1/jobs/{name}")
+    except HttpError as e:
+        return e.code == "job-deleted"
+    return False
+
+
+@job.command()
+@click.argument("name")
 @click.argument("client")
 @click.option("--hours", type=click.FloatRange(min=0.01), default=24.0, show_default=True)
+@key_option
 @with_access
 def token(access: Access, name: str, client: str, hours: float) -> None:
     """Print a token with which CLIENT may take part in the job; made here, without the platform."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from lifl import __version__
-from lifl.cli import jobs, platform
+from lifl.cli import calibrate, jobs, platform
 from lifl.cli.output import INTERRUPTED, errors, fail
 from lifl.errors import LiflError
 
@@ -36,6 +36,7 @@ for command in (
     platform.doctor,
     platform.logs,
     platform.completion,
+    calibrate.calibrate,
     jobs.job,
 ):
     cli.add_command(command)

@@ -225,7 +225,7 @@ class FederatedClient:
             return url
         if now.round == task.round and now.upload_url != url:
             return now.upload_url
-        return urlsplit(task.upload_url).path
+        return f"/v1/jobs/{self.job}/rounds/{task.round}/updates"
 
     def _node(self, url: str) -> tuple[HttpClient, str]:
         """Return the client of a URL's server, connections kept, and the path on it."""

@@ -1,40 +1,48 @@
-"""The controller's side of an agent's admin socket.
+"""The controller's side of an agent's admin operations.
 
 Why: creating domains, applying plans and settling assignments are the
 controller's business; the agent decides how they become routes. One request,
-one reply, over a connection that is made anew when the agent was restarted;
-every operation may be repeated. May be used by several threads.
+one reply, over a connection that is made anew when the agent was restarted
+(:mod:`lifl.dataplane.transports`); every operation may be repeated. May be used
+by several threads.
 
 It must not decide anything.
 """
 
 from __future__ import annotations
 
-import os
-import socket
+import ssl
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from lifl.dataplane import framing
-from lifl.errors import ConfigError, PoolBusy, Unavailable, WireError
+from lifl.dataplane.transports import TlsTransport, Transport, UnixTransport
+from lifl.errors import ConfigError, PoolBusy
 from lifl.store import PoolGeometry, PoolUsage, SlotEntry, SlotKind, SlotState
 from lifl.topology import Plan
 
 
 class AgentAdmin:
-    """One agent's admin socket. Only its owner and root may connect.
+    """One agent, by its admin socket (only its owner and root may connect) or another way.
 
     Every call raises Unavailable when the agent does not answer within
-    ``timeout`` seconds, and ConfigError when it refuses.
+    ``timeout`` seconds, ConfigError when it refuses, and WireError when what is
+    asked is longer than a message may be.
     """
 
-    def __init__(self, path: Path | str, *, timeout: float = 30.0) -> None:
-        self._path = Path(path)
-        self._timeout = timeout
-        self._sock: socket.socket | None = None
+    def __init__(self, to: Path | str | Transport, *, timeout: float = 30.0) -> None:
+        self._transport = to if isinstance(to, Transport) else UnixTransport(Path(to), timeout)
         self._lock = threading.Lock()
+
+    @classmethod
+    def remote(cls, host: str, port: int, context: ssl.SSLContext, timeout: float = 30.0) -> Self:
+        """Reach the agent at ``host:port`` over TLS.
+
+        ``context`` is :func:`lifl.dataplane.tls.controller_context`. Both sides verify each
+        other; an agent that refuses this side's certificate is Unavailable.
+        """
+        return cls(TlsTransport(host, port, context, timeout))
 
     def create_domain(
         self, name: str, uid: int, geometry: PoolGeometry, prefault_slots: int = 0
@@ -109,6 +117,15 @@ class AgentAdmin:
         """Give up every registration of function ``name``, alive or not; return how many."""
         return int(self._call("fence", name=name)["fenced"])
 
+    def look(self) -> dict[str, Any]:
+        """Return all that a pass of the controller asks for, at once.
+
+        ``{"epoch", "domains": [names], "work": [arrived, added, waited_ns], "at_ns"}``: client
+        updates that came, that were summed, and how long those waited altogether, since the
+        agent's start; ``at_ns`` is its CLOCK_MONOTONIC.
+        """
+        return self._call("look")
+
     def info(self) -> dict[str, Any]:
         """Return ``{"node", "dataplane", "epoch", "pid"}``; the epoch grows with each start."""
         return self._call("info")
@@ -116,48 +133,12 @@ class AgentAdmin:
     def close(self) -> None:
         """Close the connection."""
         with self._lock:
-            self._drop()
+            self._transport.close()
 
     def _call(self, op: str, **arguments: Any) -> dict[str, Any]:
         with self._lock:
-            body = self._exchange({"op": op, **arguments})
+            body = self._transport.exchange({"op": op, **arguments})
         if body.pop("ok", False):
             return body
         detail = str(body.get("detail", "the agent gave no reason"))
         raise PoolBusy(detail) if body.get("again") else ConfigError(detail)
-
-    def _exchange(self, request: dict[str, Any]) -> dict[str, Any]:
-        fresh = self._sock is None
-        try:
-            return self._exchange_once(request)
-        except (OSError, WireError) as e:
-            self._drop()
-            if fresh or isinstance(e, TimeoutError):
-                raise Unavailable(f"no agent answers at {self._path}: {e}") from e
-        try:  # the agent was restarted since the last call
-            return self._exchange_once(request)
-        except (OSError, WireError) as e:
-            self._drop()
-            raise Unavailable(f"no agent answers at {self._path}: {e}") from e
-
-    def _exchange_once(self, request: dict[str, Any]) -> dict[str, Any]:
-        if self._sock is None:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            sock.settimeout(self._timeout)
-            try:
-                sock.connect(os.fspath(self._path))
-            except OSError:
-                sock.close()
-                raise
-            self._sock = sock
-        framing.send(self._sock, request)
-        message = framing.receive(self._sock)
-        if message is None:
-            raise ConnectionResetError("the agent closed the connection")
-        framing.close_all(message.fds)
-        return message.body
-
-    def _drop(self) -> None:
-        if self._sock is not None:
-            self._sock.close()
-            self._sock = None

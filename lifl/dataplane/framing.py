@@ -41,11 +41,27 @@ def send(sock: socket.socket, body: Mapping[str, Any], fds: Sequence[int] = ()) 
     OSError
         as ``sendmsg`` does.
     """
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    sock.sendmsg([encode(body)], rights, socket.MSG_NOSIGNAL)
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """Return a message's bytes; raises WireError if it is longer than MAX_BYTES."""
     raw = json.dumps(body, separators=(",", ":")).encode()
     if len(raw) > MAX_BYTES:
         raise WireError(f"a message of {len(raw)} bytes; {MAX_BYTES} is the most")
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([raw], rights, socket.MSG_NOSIGNAL)
+    return raw
+
+
+def decode(raw: bytes) -> dict[str, Any]:
+    """Return what :func:`encode` took; raises WireError if it is no JSON object."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise WireError("a message that is not JSON") from None
+    if not isinstance(body, dict):
+        raise WireError("a message that is not a JSON object")
+    return body
 
 
 def receive(sock: socket.socket) -> Message | None:
@@ -66,7 +82,7 @@ def receive(sock: socket.socket) -> Message | None:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     try:
-        body = _decode(raw, flags) if raw else None
+        body = _whole(raw, flags) if raw else None
     except WireError:
         close_all(fds)
         raise
@@ -76,16 +92,10 @@ def receive(sock: socket.socket) -> Message | None:
     return Message(body, fds.tolist())
 
 
-def _decode(raw: bytes, flags: int) -> dict[str, Any]:
+def _whole(raw: bytes, flags: int) -> dict[str, Any]:
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         raise WireError(f"a message is at most {MAX_BYTES} bytes and {MAX_FDS} descriptors")
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise WireError("a message that is not JSON") from None
-    if not isinstance(body, dict):
-        raise WireError("a message that is not a JSON object")
-    return body
+    return decode(raw)
 
 
 def close_all(fds: Iterable[int]) -> None:

@@ -29,6 +29,7 @@ from lifl.errors import LiflError, RegistrationError, Unavailable, WireError
 from lifl.store import Pool, SlotRef
 
 _REPLY_SECONDS = 5.0
+_GOODBYE_SECONDS = 1.0
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.25
 
@@ -58,23 +59,33 @@ class Registration:
 
     @classmethod
     def open(
-        cls, path: Path | str, *, kind: str, name: str, domain: str, timeout: float = 10.0
+        cls,
+        path: Path | str,
+        *,
+        kind: str,
+        name: str,
+        domain: str,
+        token: str = "",
+        timeout: float = 10.0,
     ) -> Self:
         """Register ``name`` in the domain of job ``domain``; waits up to ``timeout`` s.
 
-        ``kind`` is "gateway", "aggregator" or "coordinator". The process is made not
-        dumpable first (:mod:`lifl.dataplane.hardening`).
+        ``kind`` is "gateway", "aggregator" or "coordinator". ``token`` proves to the agent
+        of a cluster's node that this pod may be that function (LIFL_REGISTRATION); other
+        agents look at the user. The process is made not dumpable first
+        (:mod:`lifl.dataplane.hardening`).
 
         Raises
         ------
         RegistrationError
-            if the agent refuses: unknown job, wrong user, name in use.
+            if the agent refuses: unknown job, wrong user or token, name in use.
         Unavailable
             if no agent answers in time.
         """
         seal_process()
         request = {"op": "register", "kind": kind, "name": name, "domain": domain}
-        sock, reply, fds = _ask(Path(path), {**request, "resume": None}, (), timeout)
+        proof = {"resume": None, "token": token}
+        sock, reply, fds = _ask(Path(path), {**request, **proof}, (), timeout)
         try:
             channel = open_channel(reply["dataplane"], reply["endpoint"], fds[1:])
             pool = Pool.attach(fds[0])
@@ -157,11 +168,22 @@ class Registration:
             self.ready()
 
     def close(self) -> None:
-        """Let go of the channel and the pool, then say goodbye: nothing is used any more."""
+        """Let go of the channel and the pool, then say goodbye: nothing is used any more.
+
+        Also to an agent that gave this function up, which keeps what it was writing out of
+        use for as long as it may still write.
+        """
         self.channel.close()
         self.pool.close()
-        self._tell({"op": "bye"})
+        if self.lost():
+            self._say_goodbye_anew()
+        else:
+            self._tell({"op": "bye"})
         self._sock.close()
+
+    def _say_goodbye_anew(self) -> None:
+        with contextlib.suppress(OSError), _connected(self.path, _GOODBYE_SECONDS) as sock:
+            framing.send(sock, {"op": "bye", "endpoint": self.endpoint})
 
 
 def _ask(
@@ -192,10 +214,11 @@ class _TryAgainError(Exception):
 def _ask_once(
     path: Path, request: dict[str, Any], fds: Sequence[int], timeout: float
 ) -> tuple[socket.socket, dict[str, Any], list[int]]:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        sock.settimeout(timeout)
-        sock.connect(os.fspath(path))
+        sock = _connected(path, timeout)
+    except OSError as e:
+        raise _TryAgainError(Unavailable(f"no agent answers at {path}: {e}")) from e
+    try:
         framing.send(sock, request, fds)
         message = framing.receive(sock)
         sock.setblocking(False)
@@ -212,6 +235,18 @@ def _ask_once(
         raise _TryAgainError(Unavailable(f"the agent at {path} closed the connection"))
     framing.close_all(message.fds)
     raise _refusal(message.body)
+
+
+def _connected(path: Path, timeout: float) -> socket.socket:
+    """Return a connection to the agent; raises OSError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(os.fspath(path))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _refusal(body: dict[str, Any]) -> Exception:

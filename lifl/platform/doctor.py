@@ -20,10 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lifl import bpf
 from lifl.platform.local import closed_paths, program_paths
 
-BPF_CALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
-_BPF_MAP_CREATE, _BPF_PROG_LOAD = 0, 5
 _MAP_SOCKHASH, _PROG_SK_MSG = 18, 16
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN, _CAP_BPF = 12, 21, 39
 
@@ -65,7 +64,7 @@ def default_dataplane() -> tuple[str, str]:
 def _all() -> Iterator[Check]:
     yield Check(
         "linux",
-        sys.platform == "linux" and platform.machine() in BPF_CALL,
+        sys.platform == "linux" and platform.machine() in bpf.BPF_CALL,
         f"{platform.system()} {platform.machine()}",
         "use a 64-bit Linux machine",
         "ebpf",
@@ -73,8 +72,12 @@ def _all() -> Iterator[Check]:
     yield _capabilities()
     yield _sockhash()
     yield _sk_msg()
-    yield _bcc()
-    yield _headers()
+    compiled = os.environ.get("LIFL_BPF_OBJECT", "")
+    if compiled:
+        yield _object(Path(compiled))
+    else:
+        yield _bcc()
+        yield _headers()
     yield _bpffs()
     redis = shutil.which("redis-server")
     yield Check(
@@ -110,7 +113,7 @@ def _capabilities() -> Check:
 
 def _sockhash() -> Check:
     attributes = struct.pack("<IIIII", _MAP_SOCKHASH, 4, 4, 1, 0)
-    return _syscall_check("sockhash map", _BPF_MAP_CREATE, attributes, "CONFIG_BPF_STREAM_PARSER")
+    return _syscall_check("sockhash map", bpf.MAP_CREATE, attributes, "CONFIG_BPF_STREAM_PARSER")
 
 
 def _sk_msg() -> Check:
@@ -127,7 +130,7 @@ def _sk_msg() -> Check:
         0,
         0,
     )
-    return _syscall_check("sk_msg program", _BPF_PROG_LOAD, attributes, "CONFIG_NET_SOCK_MSG")
+    return _syscall_check("sk_msg program", bpf.PROG_LOAD, attributes, "CONFIG_NET_SOCK_MSG")
 
 
 def _syscall_check(name: str, command: int, attributes: bytes, option: str) -> Check:
@@ -141,16 +144,21 @@ def _syscall_check(name: str, command: int, attributes: bytes, option: str) -> C
 
 def _try_bpf(command: int, attributes: bytes) -> int:
     """Try one bpf(2) call and return its errno, 0 if it worked; what it made is closed at once."""
-    number = BPF_CALL.get(platform.machine())
-    if number is None:
-        return errno.ENOSYS
-    libc = ctypes.CDLL(None, use_errno=True)
-    buffer = ctypes.create_string_buffer(attributes, 128)
-    fd = libc.syscall(number, command, buffer, len(buffer))
-    if fd < 0:
-        return ctypes.get_errno()
-    os.close(fd)
+    try:
+        os.close(bpf.call(command, attributes))
+    except OSError as e:
+        return e.errno or errno.EIO
     return 0
+
+
+def _object(path: Path) -> Check:
+    return Check(
+        "eBPF object",
+        path.is_file(),
+        f"{path} takes bcc's and the headers' place" if path.is_file() else f"no file {path}",
+        f"scripts/bpf-object {path}",
+        "ebpf",
+    )
 
 
 def _bcc() -> Check:

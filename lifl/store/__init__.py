@@ -4,7 +4,7 @@ The store holds opaque extents and a table one can ask; only ``lifl.update``
 knows what a model is.
 """
 
-from lifl.store.layout import PoolGeometry, RoleRow, SlotEntry, SlotKind, SlotRef, SlotState
+from lifl.store.layout import PoolGeometry, RoleRow, SlotEntry, SlotKind, SlotRef, SlotState, Work
 from lifl.store.pool import Pool, Recovery, Seal
 from lifl.store.table import PoolUsage
 
@@ -19,4 +19,5 @@ __all__ = [
     "SlotKind",
     "SlotRef",
     "SlotState",
+    "Work",
 ]

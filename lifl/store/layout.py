@@ -166,11 +166,24 @@ ROLE = np.dtype(
             "parent_remote",
             "lo",
             "hi",
+            "added",
+            "waited_ns",
         ],
-        "formats": ["<u4"] * 6 + ["<u8"] * 2,
+        "formats": ["<u4"] * 6 + ["<u8"] * 4,
         "itemsize": 64,
     }
 )
+
+
+class Work(NamedTuple):
+    """What an aggregator has done since it registered.
+
+    ``added`` client updates, which spent ``waited_ns`` altogether from their seal until
+    they were in the sum.
+    """
+
+    added: int
+    waited_ns: int
 
 
 class SlotEntry(NamedTuple):

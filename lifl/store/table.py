@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lifl.errors import PoolDamaged
-from lifl.store.layout import RoleRow, SlotEntry, SlotKind, SlotRef, SlotState
+from lifl.store.layout import RoleRow, SlotEntry, SlotKind, SlotRef, SlotState, Work
 from lifl.store.memory import PoolMemory
 
 SPARE = 2
@@ -21,7 +21,10 @@ _FREE = int(SlotState.FREE)
 
 
 class PoolUsage(NamedTuple):
-    """How many slots are in which state, and the most that were ever in use at once."""
+    """How many slots are in which state, and the most that were ever in use at once.
+
+    ``reserved`` of the free ones are kept for outputs.
+    """
 
     slots: int
     free: int
@@ -30,6 +33,7 @@ class PoolUsage(NamedTuple):
     taken: int
     retired: int
     peak_in_use: int
+    reserved: int = 0
 
 
 class PoolTable(PoolMemory):
@@ -86,7 +90,8 @@ class PoolTable(PoolMemory):
             int(np.count_nonzero(states == int(s))) for s in SlotState
         )
         peak = int(self._header["peak"])
-        return PoolUsage(self.geometry.slots, free, writing, sealed, taken, retired, peak)
+        kept = self.reserved
+        return PoolUsage(self.geometry.slots, free, writing, sealed, taken, retired, peak, kept)
 
     @property
     def scarce(self) -> bool:
@@ -128,6 +133,19 @@ class PoolTable(PoolMemory):
                 int(row["hi"]),
                 bool(row["parent_remote"]),
             )
+
+    def write_work(self, lane: int, work: Work) -> None:
+        """Leave what the function on ``lane`` has done where the agent looks.
+
+        Without the lock: one writer, and a reader that is content with either value.
+        """
+        self._roles["added"][lane] = work.added
+        self._roles["waited_ns"][lane] = work.waited_ns
+
+    def read_work(self, lane: int) -> Work:
+        """Return what the function on ``lane`` says it has done."""
+        row = self._roles[lane]
+        return Work(int(row["added"]), int(row["waited_ns"]))
 
     def cover(self, slot: int) -> npt.NDArray[np.uint64]:
         """Return a copy of the serials in an object: one for an update, many for a partial.

@@ -22,7 +22,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 FUNCTIONS = ("aggregator", "coordinator", "gateway")
-IMAGES = {name: f"functions/{name}" for name in FUNCTIONS} | {"agent": "ebpf"}
+IMAGES = {name: f"functions/{name}" for name in FUNCTIONS}
+IMAGES |= {"agent": "ebpf", "controller": "controller"}
+PACKAGES = "scripts/image-packages"
 
 
 class Step(NamedTuple):
@@ -171,44 +173,47 @@ def test_faas_cli_copies_no_more_than_the_images_need(repo: Path, stack: dict[st
     assert set(stack["configuration"]["copy"]) == used | {".dockerignore"}
 
 
-@pytest.mark.parametrize("image", ["gateway", "agent"], ids=["functions", "agent"])
-def test_the_project_installs_whole_from_what_is_copied(
-    repo: Path, tmp_path: Path, image: str
+def installed(repo: Path, path: Path, to: Path) -> Path:
+    """Lay out below ``to`` what the stage "code" copies to /opt/lifl, and return that folder."""
+    stage = ""
+    for name, rest in steps(path):
+        if name == "FROM":
+            stage = rest.split()[-1]
+        if name == "COPY" and stage == "code":
+            *sources, target = rest.split()
+            place = to / target.lstrip("/")
+            for source in sources:
+                for relative, data in tree(repo / source).items():
+                    file = place / (Path(source).name if relative == "." else relative)
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(data)
+    return to / "opt/lifl"
+
+
+def test_the_image_holds_its_own_part_and_the_library_alone(
+    repo: Path, dockerfile: Path, image: str, tmp_path: Path
 ) -> None:
-    """The step of the Dockerfile that runs pip on the project, with the files it has there."""
-    source, target = tmp_path / "src", tmp_path / "install"
-    for name in copied(repo / IMAGES[image] / "Dockerfile"):
-        for path, data in tree(repo / name).items():
-            file = source / name / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, f"--target={target}", "."], cwd=source, check=True, timeout=120)
-    installed = set(tree(target))
-    package = "ebpf" if image == "agent" else "functions"
-    wanted = {
-        f"{top}/{path}"
-        for top in ("lifl", package)
-        for path in tree(repo / top)
-        if Path(path).name not in {"Dockerfile", "requirements.txt"}
-        and not (top == "ebpf" and path.endswith(".yaml"))
-    }
-    assert wanted - installed == set()
-    assert not {f.split("/")[0] for f in installed} & {"tests", "bench", "controller", "examples"}
+    found = tree(installed(repo, dockerfile, tmp_path))
+    wanted = {f"lifl/{path}" for path in tree(repo / "lifl")} | {"LICENSE"}
+    wanted |= {f"{IMAGES[image]}/{path}" for path in tree(dockerfile.parent)}
+    if image in FUNCTIONS:
+        wanted |= {"functions/__init__.py"}
+    assert set(found) == wanted
 
 
 # What starts
 
 
 def test_starts_as_a_process_that_gets_its_signal(dockerfile: Path, image: str) -> None:
-    signal = last(dockerfile, "STOPSIGNAL")
     python, *rest = command(dockerfile)
+    assert python == "python3"
+    assert last(dockerfile, "STOPSIGNAL") == ("SIGHUP" if image == "agent" else "SIGTERM")
     if image == "agent":
-        assert signal == "SIGHUP"
-        assert (python, rest) == ("/opt/lifl/bin/python", ["-m", "ebpf.agent"])
+        assert rest == ["-m", "ebpf.agent"]
+    elif image == "controller":
+        assert rest == ["-m", "controller"]
+        assert environment(dockerfile)["LIFL_PLATFORM"] == "kubernetes"
     else:
-        assert signal == "SIGTERM"
-        assert python == "python"
         assert rest[:2] == ["-m", "gunicorn"]
         assert environment(dockerfile)["PORT"] == "8080"
 
@@ -249,46 +254,55 @@ owners = importlib.metadata.packages_distributions()
 class OnlyTheImage(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         names = {d.lower().replace("_", "-").replace(".", "-") for d in owners.get(name, ())}
-        if names and not names & allowed:
+        if names - {"lifl"} and not names & allowed:
             raise ModuleNotFoundError(f"{name} is not in the image", name=name)
 
+# The installed project would be found too, and hide what the image lacks.
+sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in type(f).__module__.lower()
+                    and "editable" not in getattr(f, "__module__", "").lower()]
+sys.path[:] = [p for p in sys.path if p != sys.argv[3]]
 sys.meta_path.insert(0, OnlyTheImage())
 for module in sys.argv[1].split(","):
     importlib.import_module(module)
+import lifl
+print(lifl.__file__)
 print("torch" in sys.modules)
 """
 
 
-def test_the_image_has_all_that_its_program_imports(repo: Path, image: str) -> None:
-    """Import every module of the program where only the image's packages can be found."""
-    folder = repo / IMAGES[image]
+def test_the_image_has_all_that_its_program_imports(
+    repo: Path, image: str, dockerfile: Path, tmp_path: Path
+) -> None:
+    """Import every module of the program where only the image's code and packages are found."""
+    root = installed(repo, dockerfile, tmp_path)
     entry = {"app", "__main__"}  # importing these starts the program
     modules = [
-        ".".join(p.relative_to(repo).with_suffix("").parts)
-        for p in sorted(folder.rglob("*.py"))
+        ".".join(p.relative_to(root).with_suffix("").parts)
+        for p in sorted((root / IMAGES[image]).rglob("*.py"))
         if p.stem not in entry | {"__init__"}
     ]
     assert modules
-    allowed = closure(requirements(repo, image)) | {"lifl"}
+    allowed = closure(requirements(repo, image))
     done = subprocess.run(
-        [sys.executable, "-c", _LOAD, ",".join(modules), ",".join(sorted(allowed))],
-        cwd=repo,
-        env={"PATH": "/usr/bin:/bin", **environment(folder / "Dockerfile")},
+        [sys.executable, "-c", _LOAD, ",".join(modules), ",".join(sorted(allowed)), str(repo)],
+        cwd=root,
+        env={"PATH": "/usr/bin:/bin", **environment(dockerfile), "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "False\n"
+    assert done.stdout == f"{root}/lifl/__init__.py\nFalse\n"
 
 
 def test_the_entry_point_exists(dockerfile: Path, image: str, repo: Path) -> None:
-    if image == "agent":
-        assert (repo / "ebpf/agent/__main__.py").is_file()
-    else:
+    if image in FUNCTIONS:
         text = (dockerfile.parent / "app.py").read_text()
         assert re.search(r"^app\b.*=", text, re.M)
+    else:
+        module = command(dockerfile)[-1].replace(".", "/")
+        assert (repo / module / "__main__.py").is_file()
 
 
 # What is in it
@@ -299,7 +313,8 @@ def test_packages_are_the_project_s_own_and_pinned(repo: Path, image: str) -> No
     extras = project["optional-dependencies"]
     base = {without_extras(Requirement(line)) for line in project["dependencies"]}
     optional = {
-        without_extras(Requirement(line)) for line in (*extras["functions"], *extras["redis"])
+        without_extras(Requirement(line))
+        for line in (*extras["functions"], *extras["redis"], *extras["controller"])
     }
     found = {without_extras(r) for r in requirements(repo, image)}
     assert base <= found <= base | optional
@@ -315,20 +330,62 @@ def test_no_image_carries_torch(repo: Path, image: str) -> None:
     assert not closure(requirements(repo, image)) & {"torch", "scikit-learn", "matplotlib"}
 
 
-def test_packages_come_before_the_code(dockerfile: Path, repo: Path) -> None:
-    """So that a change of code does not install every package again."""
-    names = [(s.name, s.rest) for s in steps(dockerfile)]
-    install = next(i for i, (n, r) in enumerate(names) if n == "RUN" and "-r " in r)
-    code = next(i for i, (n, r) in enumerate(names) if n == "COPY" and r.startswith("lifl "))
-    assert install < code
+def test_packages_are_a_layer_of_their_own(dockerfile: Path, repo: Path) -> None:
+    """So that a change of code neither installs nor sends every package again."""
+    found = steps(dockerfile)
     folder = dockerfile.parent.relative_to(repo)
-    assert "-c constraints.txt" in names[install][1]
-    assert f"-r {folder}/requirements.txt" in names[install][1]
+    first = next(i for i, s in enumerate(found) if s.rest.endswith("AS packages"))
+    last_ = next(i for i, s in enumerate(found) if s.rest.endswith("AS code"))
+    stage = found[first:last_]
+    assert [s.rest.split()[:2] for s in stage if s.name == "RUN"] == [
+        [PACKAGES, f"{folder}/requirements.txt"]
+    ]
+    sources = {s.rest.split()[0] for s in stage if s.name == "COPY"}
+    assert sources == {PACKAGES, "constraints.txt", f"{folder}/requirements.txt"}
+    assert "-c constraints.txt" in (repo / PACKAGES).read_text()
+    copies = [s.rest for s in found if s.name == "COPY" and s.rest.startswith("--from=")]
+    assert copies.index("--from=packages /opt/packages /opt/packages") < copies.index(
+        "--from=code /opt/lifl /opt/lifl"
+    )
+    assert environment(dockerfile)["PYTHONPATH"] == "/opt/lifl:/opt/packages"
 
 
-def test_bases(dockerfile: Path, image: str) -> None:
-    bases = {rest.split()[0] for name, rest in steps(dockerfile) if name == "FROM"}
-    assert bases == ({"debian:12-slim"} if image == "agent" else {"python:3.12-slim"})
+def test_bases_are_arguments_with_public_images_as_default(dockerfile: Path, image: str) -> None:
+    arguments = dict(rest.split("=", 1) for name, rest in steps(dockerfile) if name == "ARG")
+    public = {"PYTHON_IMAGE": "python:3.12-slim", "BUILD_IMAGE": "python:3.12-slim"}
+    if image == "agent":
+        public["DEBIAN_IMAGE"] = "debian:12-slim"
+    assert arguments == public
+    bases = [rest.split()[0] for name, rest in steps(dockerfile) if name == "FROM"]
+    assert set(bases) == {f"${{{name}}}" for name in public}
+    assert bases[-1] == "${PYTHON_IMAGE}"
+
+
+def test_nothing_is_compiled_when_it_starts(dockerfile: Path) -> None:
+    """A root is read-only, so whatever is not compiled by then is compiled at every start."""
+    found = steps(dockerfile)
+    assert any(s.name == "RUN" and "compileall" in s.rest and "/opt/lifl" in s.rest for s in found)
+    assert Step("COPY", "--from=packages /out /") in found
+    assert environment(dockerfile)["PYTHONDONTWRITEBYTECODE"] == "1"
+
+
+def test_nothing_runs_in_the_stage_that_is_kept(dockerfile: Path) -> None:
+    """It needs no shell, and what is mounted for the build leaves no trace in it."""
+    found = steps(dockerfile)
+    start = max(i for i, s in enumerate(found) if s.name == "FROM")
+    assert not [s for s in found[start:] if s.name == "RUN"]
+
+
+def test_the_agent_needs_no_compiler_and_no_headers(repo: Path) -> None:
+    path = repo / "ebpf/Dockerfile"
+    found = environment(path)
+    runs = " ".join(rest for name, rest in steps(path) if name == "RUN")
+    assert f"scripts/bpf-object /out{found['LIFL_BPF_OBJECT']}" in runs
+    assert f"/out{found['LD_LIBRARY_PATH']}" in runs
+    text = path.read_text()
+    assert "bpfcc" not in text
+    last_stage = text[text.rindex("FROM ") :]
+    assert "clang" not in last_stage
 
 
 def test_one_blas_thread(dockerfile: Path) -> None:
@@ -337,16 +394,46 @@ def test_one_blas_thread(dockerfile: Path) -> None:
 
 
 def test_runs_as_the_user_that_the_manifests_name(
-    dockerfile: Path, image: str, objects: dict[str, list[dict[str, Any]]]
+    dockerfile: Path,
+    image: str,
+    objects: dict[str, list[dict[str, Any]]],
+    gateway_template: dict[str, Any],
 ) -> None:
     uid, gid = last(dockerfile, "USER").split(":")
     assert uid == gid
     assert (uid == "0") == (image == "agent")
     users = {
         c["securityContext"]["runAsUser"]
-        for found in (*objects["knative"], *objects["ebpf"])
+        for found in (*(o for folder in objects.values() for o in folder), gateway_template)
         if "template" in found.get("spec", {})
         for c in found["spec"]["template"]["spec"]["containers"]
         if f"/{image}:" in c["image"]
     }
     assert users == {int(uid)}
+
+
+def test_redis_runs_as_the_user_that_its_manifest_names(
+    repo: Path, objects: dict[str, list[dict[str, Any]]]
+) -> None:
+    path = repo / "deploy/redis/Dockerfile"
+    assert copied(path) == []
+    (found,) = (o for o in objects["openfaas"] if o["kind"] == "StatefulSet")
+    (container,) = found["spec"]["template"]["spec"]["containers"]
+    context = container["securityContext"]
+    assert last(path, "USER") == f"{context['runAsUser']}:{context['runAsGroup']}"
+    assert command(path)[0] == container["command"][0]
+
+
+# The script
+
+
+def test_images_knows_every_dockerfile(repo: Path) -> None:
+    text = (repo / "scripts/images").read_text()
+    named = dict(re.findall(r"\[(\w+)\]=(\S+)", text))
+    assert named == IMAGES | {"redis": "deploy/redis"}
+    found = {
+        path.parent.relative_to(repo).as_posix()
+        for top in ("controller", "deploy", "ebpf", "functions")
+        for path in (repo / top).rglob("Dockerfile")
+    }
+    assert found == set(named.values())

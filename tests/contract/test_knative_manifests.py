@@ -1,6 +1,7 @@
-"""knative/ and ebpf/ hold what a cluster takes: checked against Knative's and Kubernetes' schemas.
+"""knative/ holds what Knative takes: checked against its own schema, and its rules.
 
-The rules beside the schemas are Knative Serving 1.23's own, from pkg/apis/serving
+The gateways' Services are those that the controller makes of the template. The rules beside the
+schema are Knative Serving 1.23's own, from pkg/apis/serving
 (k8s_validation.go, fieldmask.go, revision_validation.go) and
 pkg/apis/autoscaling/annotation_validation.go.
 """
@@ -10,20 +11,18 @@ from __future__ import annotations
 import copy
 import importlib
 import json
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
-import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
-from ebpf.agent.settings import AgentSettings
+from controller.cluster.gateways import render
+from controller.cluster.inject import DEFAULT_PORT
+from lifl.naming import AUTOSCALER_CLASS
 
-KUBERNETES = "1.36"
-SERVICES = ("aggregator-digits", "coordinator", "gateway-node-0")
+SERVICES = ("aggregator", "coordinator", "gateway-node-0")
 ANNOTATIONS = {
     "activation-scale",
     "class",
@@ -58,23 +57,16 @@ def schema() -> Object:
 
 
 @pytest.fixture(scope="module")
-def services(objects: Objects) -> dict[str, Object]:
-    return {
-        o["metadata"]["name"]: o
-        for o in objects["knative"]
-        if o["apiVersion"].startswith("serving.knative.dev/")
-    }
+def services(objects: Objects, gateway_template: Object) -> dict[str, Object]:
+    """Return the Knative Services of a cluster with one node, node-0."""
+    found = [o for o in objects["knative"] if o["apiVersion"].startswith("serving.knative.dev/")]
+    found.append(render(gateway_template, "node-0", "node-0", "lifl"))
+    return {o["metadata"]["name"]: o for o in found}
 
 
 @pytest.fixture(params=SERVICES)
 def service(request: pytest.FixtureRequest, services: dict[str, Object]) -> Object:
     return services[request.param]
-
-
-@pytest.fixture(scope="module")
-def daemonset(objects: Objects) -> Object:
-    (found,) = (o for o in objects["ebpf"] if o["kind"] == "DaemonSet")
-    return found
 
 
 def pod(service: Object) -> Object:
@@ -85,6 +77,11 @@ def pod(service: Object) -> Object:
 def container(service: Object) -> Object:
     (found,) = pod(service)["containers"]
     return dict(found)
+
+
+def function_of(service: Object) -> str:
+    name: str = service["spec"]["template"]["metadata"]["labels"]["lifl.dev/function"]
+    return name
 
 
 def features(node: Object, value: Any) -> Iterator[str]:
@@ -106,39 +103,6 @@ def config(objects: Objects, name: str) -> dict[str, str]:
     assert found["metadata"]["namespace"] == "knative-serving"
     data: dict[str, str] = found["data"]
     return data
-
-
-# The kustomizations
-
-
-@pytest.mark.parametrize("folder", ["knative", "ebpf"])
-def test_the_kustomization_names_every_file(repo: Path, folder: str) -> None:
-    kustomization = yaml.safe_load((repo / folder / "kustomization.yaml").read_text())
-    assert sorted(kustomization) == ["apiVersion", "kind", "resources"]
-    files = {p.name for p in (repo / folder).glob("*.yaml")} - {"kustomization.yaml"}
-    assert set(kustomization["resources"]) == files
-    if folder == "knative":
-        numbers = [int(name.split("-")[0]) for name in kustomization["resources"]]
-        assert numbers == sorted(set(numbers))
-
-
-@pytest.mark.parametrize("folder", ["knative", "ebpf"])
-def test_every_object_of_kubernetes_fits_its_schema(objects: Objects, folder: str) -> None:
-    checked = [o for o in objects[folder] if not o["apiVersion"].startswith("serving.")]
-    assert checked
-    for found in checked:
-        kubernetes_validate.validate(found, KUBERNETES, strict=True)
-
-
-def test_every_namespace_and_account_that_is_named_exists(objects: Objects) -> None:
-    for folder in ("knative", "ebpf"):
-        names = {(o["kind"], o["metadata"]["name"]) for o in objects[folder]}
-        for found in objects[folder]:
-            namespace = found["metadata"].get("namespace", "knative-serving")
-            assert namespace == "knative-serving" or ("Namespace", namespace) in names
-            if "template" in found.get("spec", {}):
-                account = found["spec"]["template"]["spec"]["serviceAccountName"]
-                assert ("ServiceAccount", account) in names
 
 
 # The Knative Services
@@ -198,10 +162,9 @@ def test_scale_annotations(service: Object, objects: Objects) -> None:
     if scale.get("initial-scale") == "0":
         assert config(objects, "config-autoscaler") == {"allow-zero-initial-scale": "true"}
     name = scale.get("class")
-    if service["metadata"]["name"].startswith("aggregator"):
+    if function_of(service) == "aggregator":
         # a class under .knative.dev would be refused unless it is one of Knative's own
-        assert name == "hierarchy.lifl.dev"
-        assert pod(service)["schedulerName"] == "lifl-scheduler"
+        assert name == AUTOSCALER_CLASS
     else:
         assert name is None
         assert scale["min-scale"] == scale["max-scale"] == "1"
@@ -210,9 +173,9 @@ def test_scale_annotations(service: Object, objects: Objects) -> None:
 def test_knative_s_reserved_names_are_left_alone(service: Object) -> None:
     spec = container(service)
     (port,) = spec["ports"]
-    assert port == {"containerPort": 8080}
+    assert port == {"containerPort": DEFAULT_PORT}
     assert port["containerPort"] not in RESERVED_PORTS
-    assert not RESERVED_ENV & {e["name"] for e in spec["env"]}
+    assert not RESERVED_ENV & {e["name"] for e in spec.get("env", ())}
     assert not RESERVED_MOUNTS & {m["mountPath"] for m in spec["volumeMounts"]}
 
 
@@ -243,7 +206,7 @@ def test_probes_need_no_port_of_their_own(service: Object) -> None:
 
 
 def test_functions_have_no_privileges(service: Object) -> None:
-    context = container(service)["securityContext"]
+    context = dict(container(service)["securityContext"])
     assert context["runAsUser"] >= 10000
     assert context["runAsUser"] == context["runAsGroup"]
     del context["runAsUser"], context["runAsGroup"]
@@ -258,129 +221,63 @@ def test_functions_have_no_privileges(service: Object) -> None:
     assert not any("hostPath" in v for v in pod(service)["volumes"])
 
 
-def test_only_the_webhook_brings_the_agent_s_socket(
-    service: Object, objects: Objects, stack: Object
-) -> None:
+def test_the_label_alone_makes_a_pod_ours(service: Object) -> None:
     template = service["spec"]["template"]["metadata"]
-    assert template["labels"]["lifl.dev/agent"] == "true"
-    assert all(f["labels"]["lifl.dev/agent"] == "true" for f in stack["functions"].values())
-    sidecar = template["labels"].get("lifl.dev/sidecar")
-    assert (sidecar == "none") == service["metadata"]["name"].startswith("aggregator")
+    assert template["labels"] == {"lifl.dev/function": service["metadata"]["name"].split("-")[0]}
+    # the webhook says these, and takes queue-proxy out unless it is told not to
+    assert "lifl.dev/sidecar" not in template["annotations"]
+    said = {"LIFL_NODE", "LIFL_POD_IP", "LIFL_NAME", "LIFL_DOMAIN", "LIFL_REGISTRATION"}
+    assert not (said | {"LIFL_AGENT_SOCKET"}) & {
+        e["name"] for e in container(service).get("env", ())
+    }
+    assert "schedulerName" not in pod(service)
 
 
 def test_only_gateways_are_public(service: Object) -> None:
     visibility = service["metadata"].get("labels", {}).get("networking.knative.dev/visibility")
-    public = service["metadata"]["name"].startswith("gateway")
-    assert visibility == (None if public else "cluster-local")
+    assert visibility == (None if function_of(service) == "gateway" else "cluster-local")
 
 
-def test_aggregators_hold_no_platform_secret(service: Object) -> None:
-    env = {e["name"]: e for e in container(service)["env"]}
-    if service["metadata"]["name"].startswith("aggregator"):
-        assert "LIFL_PLATFORM_SECRET" not in env
-        assert service["metadata"]["name"] == f"aggregator-{env['LIFL_DOMAIN']['value']}"
+def test_aggregators_hold_no_secret(service: Object) -> None:
+    env = {e["name"]: e for e in container(service).get("env", ())}
+    if function_of(service) == "aggregator":
+        assert not env
     else:
         assert "value" not in env["LIFL_PLATFORM_SECRET"]
+    if function_of(service) == "coordinator":
+        assert "value" not in env["LIFL_STATE_PASSWORD"]
 
 
-def test_the_gateway_s_names_go_together(services: dict[str, Object]) -> None:
-    service = services["gateway-node-0"]
-    env = {e["name"]: e.get("value") for e in container(service)["env"]}
-    (node,) = pod(service)["nodeSelector"].values()
-    assert service["metadata"]["name"] == f"gateway-{node}"
-    assert env["LIFL_GATEWAY_URL"] == f"http://gateway-{node}.lifl.svc.cluster.local"
-    assert env["LIFL_COORDINATOR_URL"] == "http://coordinator.lifl.svc.cluster.local"
+def test_the_activator_s_metrics_are_on(objects: Objects) -> None:
+    """They are how the first request for an aggregator without a pod is noticed."""
+    assert config(objects, "config-observability") == {"metrics-protocol": "prometheus"}
+
+
+def test_urls_name_services_of_this_folder(services: dict[str, Object], objects: Objects) -> None:
+    gateway = {e["name"]: e.get("value") for e in container(services["gateway-node-0"])["env"]}
+    assert gateway["LIFL_GATEWAY_URL"] == "http://gateway-node-0.lifl.svc.cluster.local"
+    assert gateway["LIFL_COORDINATOR_URL"] == "http://coordinator.lifl.svc.cluster.local"
+    coordinator = {e["name"]: e.get("value") for e in container(services["coordinator"])["env"]}
+    assert coordinator["LIFL_STATE_URL"].startswith("redis://redis.lifl.svc.cluster.local:6379/")
+    names = [o["metadata"]["name"] for o in objects["knative"] if o["kind"] == "Service"]
+    assert sorted(names) == ["aggregator", "coordinator", "redis"]
 
 
 def test_images_are_openfaas_s(service: Object, stack: Object) -> None:
-    function = "lifl-" + service["metadata"]["name"].split("-")[0]
+    function = "lifl-" + function_of(service)
     assert container(service)["image"] == stack["functions"][function]["image"]
 
 
 def test_the_function_starts_with_these_settings(service: Object) -> None:
-    function = service["metadata"]["name"].split("-")[0]
-    env = {e["name"]: e.get("value", "00" * 32) for e in container(service)["env"]}
+    function = function_of(service)
+    env = {e["name"]: e.get("value", "00" * 32) for e in container(service).get("env", ())}
     module = importlib.import_module(f"functions.{function}.settings")
     settings = getattr(module, f"{function.title()}Settings").from_env(env)
-    assert str(settings.function.agent_socket) == env["LIFL_AGENT_SOCKET"]
+    assert str(settings.function.agent_socket) == "/run/lifl/agent.sock"
 
 
 def test_every_variable_is_one_the_function_reads(service: Object, repo: Path) -> None:
-    folder = repo / "functions" / service["metadata"]["name"].split("-")[0]
+    folder = repo / "functions" / function_of(service)
     text = "".join(p.read_text() for p in (*folder.rglob("*.py"), *repo.glob("lifl/*.py")))
-    for variable in container(service)["env"]:
-        assert f'"{variable["name"]}"' in text, variable["name"]
-
-
-# The agent
-
-
-def test_the_agent_s_rights_are_the_least_that_work(daemonset: Object) -> None:
-    spec = daemonset["spec"]["template"]["spec"]
-    (agent,) = spec["containers"]
-    assert agent["securityContext"] == {
-        "runAsUser": 0,
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"], "add": ["BPF", "NET_ADMIN"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    assert spec["hostPID"] is True
-    assert not {"hostIPC", "hostNetwork", "securityContext"} & set(spec)
-    assert spec["automountServiceAccountToken"] is False
-
-
-def test_the_agent_writes_only_where_it_must(daemonset: Object) -> None:
-    spec = daemonset["spec"]["template"]["spec"]
-    (agent,) = spec["containers"]
-    paths = {v["name"]: v.get("hostPath", {}).get("path") for v in spec["volumes"]}
-    mounts = {m["name"]: m for m in agent["volumeMounts"]}
-    assert set(paths) == set(mounts)
-    writable = {paths[n] for n, m in mounts.items() if paths[n] and not m.get("readOnly")}
-    assert writable == {"/run/lifl", "/run/lifl-agent", "/sys/fs/bpf"}
-    assert {p for p in paths.values() if p} - writable == {"/lib/modules", "/usr/src"}
-    assert all(paths[n] in (None, m["mountPath"]) for n, m in mounts.items())
-
-
-def test_the_agent_runs_on_every_node(daemonset: Object) -> None:
-    spec = daemonset["spec"]["template"]["spec"]
-    assert spec["tolerations"] == [{"operator": "Exists"}]
-    labels = daemonset["spec"]["template"]["metadata"]["labels"]
-    assert daemonset["spec"]["selector"]["matchLabels"] == labels
-
-
-def test_functions_see_the_registration_socket_and_not_the_admin_one(
-    daemonset: Object, services: dict[str, Object]
-) -> None:
-    (agent,) = daemonset["spec"]["template"]["spec"]["containers"]
-    env = {e["name"]: e.get("value", "") for e in agent["env"]}
-    socket = Path(env["LIFL_AGENT_SOCKET"])
-    assert Path(env["LIFL_ADMIN_SOCKET"]).parent != socket.parent
-    for service in services.values():
-        values = {e["name"]: e.get("value") for e in container(service)["env"]}
-        assert values["LIFL_AGENT_SOCKET"] == str(socket)
-
-
-def test_the_agent_s_image_carries_the_project_s_version(daemonset: Object, repo: Path) -> None:
-    version = tomllib.loads((repo / "pyproject.toml").read_text())["project"]["version"]
-    (agent,) = daemonset["spec"]["template"]["spec"]["containers"]
-    assert agent["image"].endswith(f"/agent:{version}")
-
-
-def test_the_agent_keeps_its_pins_where_they_outlive_it(daemonset: Object) -> None:
-    (agent,) = daemonset["spec"]["template"]["spec"]["containers"]
-    env = {e["name"]: e.get("value", "node-0") for e in agent["env"]}
-    settings = AgentSettings.from_env(env)
-    assert settings.pin_dir.parent == Path("/sys/fs/bpf")
-    private = Path("/run/lifl-agent")
-    assert settings.state_file.is_relative_to(private)
-    assert settings.admin_socket.is_relative_to(private)
-    (port,) = agent["ports"]
-    assert port["containerPort"] == settings.metrics_port
-
-
-def test_every_variable_is_one_the_agent_reads(daemonset: Object, repo: Path) -> None:
-    text = "".join(p.read_text() for p in (repo / "ebpf").rglob("*.py"))
-    (agent,) = daemonset["spec"]["template"]["spec"]["containers"]
-    for variable in agent["env"]:
+    for variable in container(service).get("env", ()):
         assert f'"{variable["name"]}"' in text, variable["name"]

@@ -93,14 +93,14 @@ def test_secrets_come_as_files_and_only_where_needed(stack: Stack) -> None:
     for name in FUNCTIONS:
         function = stack["functions"][name]
         secrets, environment = function.get("secrets", []), function["environment"]
-        assert "LIFL_PLATFORM_SECRET" not in environment
+        assert not {"LIFL_PLATFORM_SECRET", "LIFL_STATE_PASSWORD"} & set(environment)
+        named = {v for k, v in environment.items() if k.endswith("_FILE")}
+        assert named == {f"/var/openfaas/secrets/{secret}" for secret in secrets}
         if name == "lifl-aggregator":
             assert not secrets
-            assert "LIFL_PLATFORM_SECRET_FILE" not in environment
         else:
-            (secret,) = secrets
             path = environment["LIFL_PLATFORM_SECRET_FILE"]
-            assert path == f"/var/openfaas/secrets/{secret}"
+            assert path == "/var/openfaas/secrets/lifl-platform"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -111,13 +111,32 @@ def test_every_variable_is_one_the_function_reads(stack: Stack, repo: Path, name
         assert f'"{variable.removesuffix("_FILE")}"' in text, variable
 
 
-def test_function_urls_name_functions_of_this_file(stack: Stack) -> None:
-    environment = stack["functions"]["lifl-gateway"]["environment"]
-    for variable, host in (
-        ("LIFL_GATEWAY_URL", "lifl-gateway"),
-        ("LIFL_COORDINATOR_URL", "lifl-coordinator"),
-    ):
-        assert environment[variable] == f"http://{host}.openfaas-fn.svc.cluster.local:8080"
+def test_the_label_alone_makes_a_pod_ours(stack: Stack) -> None:
+    for name in FUNCTIONS:
+        labels = stack["functions"][name]["labels"]
+        ours = {k: v for k, v in labels.items() if k.startswith("lifl.dev/")}
+        assert ours == {"lifl.dev/function": name.removeprefix("lifl-")}
+
+
+def test_there_are_as_many_gateways_as_the_controller_wants(stack: Stack) -> None:
+    labels = stack["functions"]["lifl-gateway"]["labels"]
+    assert "com.openfaas.scale.max" not in labels, "it would bound the number of nodes"
+
+
+def test_urls_name_what_is_there(stack: Stack, objects: dict[str, list[Stack]]) -> None:
+    gateway = stack["functions"]["lifl-gateway"]["environment"]
+    coordinator = "http://lifl-coordinator.openfaas-fn.svc.cluster.local:8080"
+    assert gateway["LIFL_COORDINATOR_URL"] == coordinator
+    assert gateway["LIFL_PUBLIC_URL"] == ""
+    assert "LIFL_GATEWAY_URL" not in gateway, "the webhook says it"
+    (controller,) = (o for o in objects["deploy/openfaas"] if o["kind"] == "Deployment")
+    (container,) = controller["spec"]["template"]["spec"]["containers"]
+    assert {"name": "LIFL_COORDINATOR_URL", "value": coordinator} in container["env"]
+    state = stack["functions"]["lifl-coordinator"]["environment"]["LIFL_STATE_URL"]
+    assert state == "redis://redis.openfaas-fn.svc.cluster.local:6379/0"
+    assert any(
+        (o["kind"], o["metadata"]["name"]) == ("Service", "redis") for o in objects["openfaas"]
+    )
 
 
 def test_functions_answer_where_faas_netes_probes() -> None:

@@ -108,6 +108,6 @@ def sizes(layout: struct.Struct, count: int) -> list[int]:
 def test_the_kernels_maps_have_the_values_the_header_describes() -> None:
     by_map = {"identities": "lifl_identity", "endpoints": "lifl_endpoint", "routes": "lifl_route"}
     by_map |= {"groups": "lifl_group", "counters": "lifl_counters"}
-    assert {m: loader._VALUE_BYTES[m] for m in by_map} == {
+    assert {m: loader._MAPS[m].value_bytes for m in by_map} == {
         m: STRUCTS[s].size for m, s in by_map.items()
     }

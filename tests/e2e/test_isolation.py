@@ -22,10 +22,9 @@ from typing import Any
 import psutil
 import pytest
 
-from lifl import auth
+from lifl import auth, bpf
 from lifl.errors import Unavailable
 from lifl.naming import admin_socket, agent_socket
-from lifl.platform import doctor
 from lifl.store import Pool, SlotRef
 from lifl.wire import ROUTE, WIRE_VERSION, Opcode, RouteType
 
@@ -252,9 +251,9 @@ class TestOtherUsers:
         opened = {path for path, how in met.items() if how not in DENIED} - missing
         assert opened <= open_to_all, opened
 
-    @pytest.mark.skipif(os.uname().machine not in doctor.BPF_CALL, reason="bpf(2)'s number")
+    @pytest.mark.skipif(os.uname().machine not in bpf.BPF_CALL, reason="bpf(2)'s number")
     def test_the_kernels_maps_cannot_be_had(self, scene: Scene) -> None:
-        number = doctor.BPF_CALL[os.uname().machine]
+        number = bpf.BPF_CALL[os.uname().machine]
         with scene.attacker() as alpha:
             met = alpha.ask("bpf_objects", syscall=number, commands=sorted(BPF_BY_NUMBER))
         assert set(met.values()) == {"EPERM"}

@@ -1,7 +1,8 @@
 """A function for tests of the agent: registers, then does what it is told line by line.
 
 Run as a program: ``agent_double.py SOCKET KIND NAME JOB UID [gevent]``. Each line of standard
-input is a JSON command ``{"do": ...}``; each answer is a JSON line.
+input is a JSON command ``{"do": ...}``; each answer is a JSON line. With TEST_CGROUP it is a
+process of that cgroup (a directory); LIFL_REGISTRATION is the token it shows.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from lifl.dataplane.registration import Registration
@@ -89,6 +91,15 @@ class Double:
         self.reg.resume(timeout=10.0)
         return {}
 
+    def do_reopen(self) -> dict[str, Any]:
+        """Close what is void and register anew, as functions do when they are fenced."""
+        reg = self.reg
+        reg.close()
+        self.inputs, self.cover, self.output = [], [], None
+        self.reg = register(str(reg.path), reg.kind, reg.name, reg.job, timeout=10.0)
+        self.reg.ready()
+        return self.do_hello()
+
     def do_hold_table(self) -> dict[str, Any]:
         self.reg.pool.lock.__enter__()
         return {}
@@ -101,13 +112,20 @@ def patch_all() -> None:
     monkey.patch_all()
 
 
+def register(path: str, kind: str, name: str, job: str, *, timeout: float) -> Registration:
+    token = os.environ.get("LIFL_REGISTRATION", "")
+    return Registration.open(path, kind=kind, name=name, domain=job, token=token, timeout=timeout)
+
+
 def main() -> None:
     path, kind, name, job, uid, *gevent = sys.argv[1:]
+    if "TEST_CGROUP" in os.environ:
+        (Path(os.environ["TEST_CGROUP"]) / "cgroup.procs").write_text(str(os.getpid()))
     if gevent:
         patch_all()
     os.setuid(int(uid))  # only now: another user may not be able to read the interpreter
     try:
-        double = Double(Registration.open(path, kind=kind, name=name, domain=job, timeout=2.0))
+        double = Double(register(path, kind, name, job, timeout=2.0))
     except LiflError as e:
         print(json.dumps({"error": type(e).__name__, "detail": str(e)}), flush=True)
         return

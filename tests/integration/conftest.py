@@ -3,25 +3,67 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from ebpf.agent import loader
 from ebpf.agent.kernel_switch import KernelSwitch
+from ebpf.agent.settings import AgentSettings
 from lifl.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+OpenSwitch = Callable[..., KernelSwitch]
+
+
+def absent(reason: str) -> NoReturn:
+    """Skip a test of the kernel data plane; with LIFL_REQUIRE_EBPF set, fail it."""
+    if os.environ.get("LIFL_REQUIRE_EBPF"):
+        pytest.fail(f"the eBPF data plane is required here: {reason}")
+    pytest.skip(f"no eBPF data plane here: {reason}")
+
+
+@pytest.fixture(scope="session")
+def bpf_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the kernel program as clang makes it."""
+    if not (shutil.which("clang") and Path("/usr/include/bpf/bpf_helpers.h").exists()):
+        absent("apt install clang libbpf-dev to make the object")
+    path = tmp_path_factory.mktemp("bpf") / "lifl_route.o"
+    subprocess.run([ROOT / "scripts/bpf-object", path], check=True, timeout=60)
+    return path
 
 
 @pytest.fixture
-def kernel_switch() -> Callable[..., KernelSwitch]:
+def switch_by(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], OpenSwitch]:
+    """Choose who loads the program, here and in processes started: "bcc", or "object"."""
+
+    def choose(way: str) -> OpenSwitch:
+        if way == "object":
+            monkeypatch.setenv("LIFL_BPF_OBJECT", str(request.getfixturevalue("bpf_object")))
+        else:
+            monkeypatch.delenv("LIFL_BPF_OBJECT", raising=False)
+            assert not loader.OBJECT.exists(), f"remove {loader.OBJECT} to test bcc"
+
+        def open_switch(pin_dir: Path | None = None) -> KernelSwitch:
+            try:
+                return KernelSwitch.open(pin_dir, AgentSettings.from_env().bpf_object)
+            except ConfigError as e:
+                absent(str(e))
+
+        return open_switch
+
+    return choose
+
+
+@pytest.fixture(params=["bcc", "object"])
+def kernel_switch(
+    request: pytest.FixtureRequest, switch_by: Callable[[str], OpenSwitch]
+) -> OpenSwitch:
     """Open the kernel switch, or skip where it cannot be; with LIFL_REQUIRE_EBPF set, fail."""
-
-    def open_switch(pin_dir: Path | None = None) -> KernelSwitch:
-        try:
-            return KernelSwitch.open(pin_dir)
-        except ConfigError as e:
-            if os.environ.get("LIFL_REQUIRE_EBPF"):
-                pytest.fail(f"the eBPF data plane is required here: {e}")
-            pytest.skip(f"no eBPF data plane here: {e}")
-
-    return open_switch
+    return switch_by(request.param)

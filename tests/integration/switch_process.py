@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from ebpf.agent.kernel_switch import KernelSwitch
+from ebpf.agent.settings import AgentSettings
 from lifl.dataplane import Switch, open_channel
 from lifl.dataplane.relay import Relay
 from lifl.errors import NotDelivered
@@ -23,7 +24,10 @@ from lifl.wire import Kind, RouteType
 
 
 def agent(kind: str, pins: str, line: socket.socket) -> None:
-    switch: Switch = KernelSwitch.open(Path(pins) if pins else None) if kind == "ebpf" else Relay()
+    switch: Switch = Relay()
+    if kind == "ebpf":
+        compiled = AgentSettings.from_env().bpf_object
+        switch = KernelSwitch.open(Path(pins) if pins else None, compiled)
     for endpoint in (1, 2):
         fds = switch.plug(endpoint, 1, Kind.AGGREGATOR)
         socket.send_fds(line, [b"%d" % endpoint], fds)

@@ -292,6 +292,33 @@ def test_sigterm_sends_on_what_it_holds(node):
     assert "agg-top" not in {e["name"] for e in node.admin.endpoints()}
 
 
+def test_while_it_drains_it_goes_on_summing(node):
+    port = node.start_aggregator("agg-top", LIFL_DRAIN_SECONDS="2")
+    node.wait_ready("agg-top")
+    node.plan([Role("agg-top", NODE, Level.TOP, 9)])
+    node.post(1, 3)
+    until(lambda: node.gateway.pool.usage().taken == 1)
+
+    def readiness() -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    until(lambda: readiness() == 200)
+    process = node.processes["agg-top"]
+    process.terminate()
+    until(lambda: readiness() == 503)
+    node.post(2, 5)
+    until(lambda: node.gateway.pool.usage().taken == 2)
+    assert process.poll() is None
+    assert process.wait(10) == 0
+    mean, _ = node.result(2)
+    close(mean, flat_mean([1, 2], [3, 5]))
+
+
 def test_probes_metrics_and_no_payloads(node):
     port = node.start_aggregator("agg-top")
     node.wait_ready("agg-top")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -205,6 +206,55 @@ def test_evaluations_belong_to_a_committed_version(store):
     assert store.history("digits") == [replace(SUMMARY, accuracy=0.95)]
 
 
+def test_history_after_a_version(store):
+    for number in (1, 2, 11):
+        version, summary = replace(VERSION, version=number), replace(SUMMARY, version=number)
+        store.commit(Commit(JOB, version, Change(), summary))
+    assert [s.version for s in store.history("digits", 1)] == [2, 11]
+    assert [s.version for s in store.history("digits", 2)] == [11]
+    assert store.history("digits", 11) == []
+
+
+def test_a_removed_job_leaves_nothing_but_its_marker(store, reopen):
+    for name in ("digits", "other"):
+        store.create_job(replace(JOB, name=name))
+        change = Change(claims=[claim(1)], transfers=[transfer(1)], clients=["a"], round=ROUND)
+        store.write(name, change)
+        store.commit(Commit(replace(JOB, name=name), VERSION, Change(), SUMMARY))
+    marker = replace(JOB, state=JobState.DELETED, spec={})
+    store.remove_job("digits", marker)
+    again = reopen()
+    assert [(j.name, j.state) for j in again.jobs()] == [
+        ("digits", "deleted"),
+        ("other", "submitted"),
+    ]
+    snapshot = again.load("digits")
+    assert (snapshot.version, snapshot.round) == (None, None)
+    assert not (snapshot.claims or snapshot.transfers or snapshot.clients)
+    assert again.history("digits") == []
+    assert not store.create_job(JOB)
+    store.remove_job("digits")
+    assert store.create_job(JOB)
+    assert reopen().load("other").version == VERSION
+    assert len(reopen().history("other")) == 1
+
+
+def test_a_job_of_the_time_before_owners_is_read(url, store, reopen):
+    store.create_job(JOB)
+    raw = JOB.to_json()
+    del raw["owner"]
+    if url.startswith("sqlite"):
+        db = sqlite3.connect(url.removeprefix("sqlite://"))
+        db.execute("UPDATE jobs SET doc=?", (json.dumps(raw),))
+        db.commit()
+        db.close()
+    else:
+        client = redis.Redis.from_url(url)
+        client.hset("lifl:jobs", "digits", json.dumps(raw))
+        client.close()
+    assert reopen().jobs() == [JOB]
+
+
 def test_threads_may_share_a_store(store):
     def write(start: int) -> None:
         for serial in range(start, start + 50):
@@ -273,6 +323,17 @@ def test_sqlite_that_fails_is_unavailable(tmp_path):
 def test_redis_that_does_not_answer_is_unavailable(tmp_path):
     with pytest.raises(Unavailable):
         open_store(f"unix://{tmp_path}/nobody.sock")
+
+
+def test_redis_may_ask_for_a_password(redis_url):
+    client = redis.Redis.from_url(redis_url)
+    client.config_set("requirepass", "topsecret")
+    client.close()
+    for password in ("", "wrong"):
+        with pytest.raises(Unavailable) as caught:
+            open_store(redis_url, password)
+        assert "topsecret" not in str(caught.value)
+    open_store(redis_url, "topsecret").close()
 
 
 @pytest.mark.parametrize("url", ["mysql://x", "sqlite:relative", "", "sqlite://relative.db"])

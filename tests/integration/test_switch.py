@@ -1,7 +1,7 @@
 """One behaviour, two switches: the kernel's and the userspace relay's.
 
-Every test here runs over both; what only one of them can do is in
-test_switch_kernel.py and test_switch_relay.py.
+Every test here runs over both, and over the kernel's in both ways to load it; what only one
+of them can do is in test_switch_kernel.py and test_switch_relay.py.
 """
 
 from __future__ import annotations
@@ -67,11 +67,13 @@ class Node:
         self.switch.close()
 
 
-@pytest.fixture(params=["socket", pytest.param("ebpf", marks=pytest.mark.ebpf)])
+@pytest.fixture(
+    params=["socket", *(pytest.param(way, marks=pytest.mark.ebpf) for way in ("bcc", "object"))]
+)
 def node(
-    request: pytest.FixtureRequest, kernel_switch: Callable[[], KernelSwitch]
+    request: pytest.FixtureRequest, switch_by: Callable[[str], Callable[[], KernelSwitch]]
 ) -> Iterator[Node]:
-    node = Node(Relay() if request.param == "socket" else kernel_switch())
+    node = Node(Relay() if request.param == "socket" else switch_by(request.param)())
     yield node
     node.close()
 

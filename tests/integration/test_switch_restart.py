@@ -15,6 +15,7 @@ import pytest
 
 from ebpf.agent import pins
 from ebpf.agent.kernel_switch import KernelSwitch
+from lifl import bpf
 from lifl.dataplane import Channel, Switch, open_channel
 from lifl.dataplane.relay import Relay
 from lifl.errors import NotDelivered, RegistrationError
@@ -222,19 +223,18 @@ def test_nothing_of_the_kernels_is_left_after_the_end(
     assert pinned.kernel.pinned
     switches = [pinned, kernel_switch()]
     assert not switches[1].kernel.pinned
-    lib = pinned.kernel.maps["sockets"].lib
     ids = {bpf_id(m.fd, "map_id") for s in switches for m in s.kernel.maps.values()}
     programs = {bpf_id(s.kernel.program, "prog_id") for s in switches}
     assert (len(ids), len(programs)) == (14, 2)
     for switch in switches:
         switch.close()
-    assert any(alive(lib.bpf_map_get_fd_by_id, i) for i in ids), "pins keep their maps"
+    assert any(alive(bpf.MAP_GET_FD_BY_ID, i) for i in ids), "pins keep their maps"
     pins.remove(pin_dir)
     assert not pin_dir.is_mount()
     assert not pin_dir.exists()
     deadline = time.monotonic() + WAIT
-    while any(alive(lib.bpf_map_get_fd_by_id, i) for i in ids) or any(
-        alive(lib.bpf_prog_get_fd_by_id, i) for i in programs
+    while any(alive(bpf.MAP_GET_FD_BY_ID, i) for i in ids) or any(
+        alive(bpf.PROG_GET_FD_BY_ID, i) for i in programs
     ):
         assert time.monotonic() < deadline, "maps or programs outlive the switch"
         time.sleep(0.01)
@@ -249,11 +249,12 @@ def bpf_id(fd: int, name: str) -> int:
     raise AssertionError(f"descriptor {fd} has no {name}")
 
 
-def alive(get_fd_by_id: Callable[[int], int], number: int) -> bool:
-    fd = get_fd_by_id(number)
-    if fd >= 0:
-        os.close(fd)
-    return fd >= 0
+def alive(command: int, number: int) -> bool:
+    try:
+        os.close(bpf.call(command, number.to_bytes(4, sys.byteorder)))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @pytest.mark.ebpf

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import time
 
+import jwt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lifl.auth import (
+    AGENT_AUDIENCE,
+    ALGORITHM,
+    ANY_JOB,
+    ISSUER,
     PLATFORM_AUDIENCE,
+    YEAR,
     AuthError,
+    Registered,
     bearer,
     mint_client_token,
     mint_platform_token,
+    mint_registration_token,
     mint_submitter_token,
     verify,
+    verify_registration,
 )
 
 KEY, OTHER = b"k" * 32, b"o" * 32
@@ -76,3 +87,81 @@ def test_a_missing_token_is_401(header: str | None) -> None:
 
 def test_the_scheme_is_case_insensitive() -> None:
     assert bearer("bearer abc") == "abc"
+
+
+POD = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
+
+
+def registration(secret: bytes = KEY, **changed: object) -> str:
+    """Return a token as an agent expects it, but for what is changed; None leaves a claim out."""
+    now = int(time.time())
+    claims: dict[str, object] = {
+        "iss": ISSUER,
+        "aud": AGENT_AUDIENCE,
+        "sub": POD,
+        "scope": "register",
+        "iat": now,
+        "exp": now + 100,
+        "kind": "aggregator",
+        "name": "digits-agg-3",
+        "job": "digits",
+    }
+    claims = {k: v for k, v in (claims | changed).items() if v is not None}
+    return jwt.encode(claims, secret, algorithm=ALGORITHM)
+
+
+@given(*[st.text(min_size=1)] * 4)
+def test_a_registration_token_says_what_it_was_minted_for(
+    pod: str, kind: str, name: str, job: str
+) -> None:
+    token = mint_registration_token(KEY, pod, kind=kind, name=name, job=job)
+    assert verify_registration(token, KEY) == Registered(pod, kind, name, job)
+
+
+def test_a_registration_token_lives_as_long_as_its_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = mint_registration_token(KEY, POD, kind="gateway", name="gateway", job=ANY_JOB)
+    assert verify_registration(token, KEY).job == "*"
+    later = time.time() + YEAR - 3600
+    monkeypatch.setattr("lifl.auth.time.time", lambda: later)
+    assert verify_registration(token, KEY).pod == POD
+    monkeypatch.setattr("lifl.auth.time.time", lambda: later + 7200)
+    with pytest.raises(AuthError) as caught:
+        verify_registration(token, KEY)
+    assert (caught.value.status, caught.value.code) == (401, "token-expired")
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [
+        (registration(OTHER), 401),
+        (registration(exp=int(time.time()) - 10), 401),
+        (registration(exp=None), 401),
+        (registration(sub=None), 401),
+        (registration(sub=""), 401),
+        (registration(iss="somebody"), 401),
+        (registration(kind=None), 401),
+        (registration(name=7), 401),
+        (registration(job=["digits"]), 401),
+        (registration(aud=PLATFORM_AUDIENCE), 403),
+        (registration(scope="platform"), 403),
+        (registration(scope=None), 403),
+        (mint_platform_token(KEY, POD), 403),
+        ("", 401),
+        ("a.b.c", 401),
+    ],
+)
+def test_no_other_token_registers(token: str, status: int) -> None:
+    with pytest.raises(AuthError) as caught:
+        verify_registration(token, KEY)
+    assert caught.value.status == status
+
+
+def test_a_registration_token_is_good_for_nothing_else() -> None:
+    assert verify_registration(registration(), KEY).name == "digits-agg-3"
+    assert status(registration(), job=PLATFORM_AUDIENCE, scope="platform") == 403
+    assert status(registration(), job="digits") == 403
+
+
+def test_a_clock_that_is_ahead_does_no_harm() -> None:
+    """The controller minted it on a node whose clock is a minute ahead of the agent's."""
+    assert verify_registration(registration(iat=int(time.time()) + 60), KEY).pod == POD

@@ -17,6 +17,14 @@ def test_defaults_are_a_local_platform() -> None:
     assert settings.agent_socket == Path("/run/lifl/agent.sock")
 
 
+def test_what_a_pod_was_not_told_reads_as_empty() -> None:
+    """The downward API sets a variable of an annotation that is missing, to nothing."""
+    settings = FunctionSettings.from_env({"LIFL_NAME": "", "LIFL_REGISTRATION": ""})
+    assert (settings.name, settings.registration) == ("function", "")
+    settings = FunctionSettings.from_env({"LIFL_NAME": "a-agg-3", "LIFL_REGISTRATION": " x.y.z\n"})
+    assert (settings.name, settings.registration) == ("a-agg-3", "x.y.z")
+
+
 def test_values_are_converted() -> None:
     settings = FunctionSettings.from_env(
         {"LIFL_AUTH": "off", "LIFL_PLATFORM_SECRET": "00ff", "LIFL_COORDINATOR_URL": "http://c/"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lifl.errors import ConfigError
-from lifl.settings import FunctionSettings, secret
+from lifl.settings import FunctionSettings, password, secret
 
 
 def test_from_variable_file_or_neither(tmp_path: Path) -> None:
@@ -31,3 +31,14 @@ def test_refused_without_showing_it(tmp_path: Path) -> None:
         secret({"KEY_FILE": str(tmp_path / "none")}, "KEY")
     with pytest.raises(ConfigError, match="not both"):
         secret({"KEY": "00", "KEY_FILE": str(file)}, "KEY")
+
+
+def test_a_password_is_text_without_the_file_s_newline(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(" two words \r\n")
+    assert password({"P_FILE": str(file)}, "P") == " two words "
+    assert password({"P": " two words "}, "P") == " two words "
+    assert password({}, "P") == ""
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="is not text"):
+        password({"P_FILE": str(file)}, "P")

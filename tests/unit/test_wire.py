@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifl.errors import WireError
-from lifl.naming import check_client, check_name
+from lifl.errors import ConfigError, WireError
+from lifl.naming import check_client, check_name, check_node
 from lifl.wire import DESCRIPTOR_BYTES, Descriptor, Opcode, pages_of, unpack_many
 
 U32 = st.integers(0, 2**32 - 1)
@@ -49,6 +49,37 @@ def test_names_are_dns_labels(name: str) -> None:
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(Exception, match="DNS label"):
         check_name(name, "job")
+
+
+@pytest.mark.parametrize(
+    "name", ["node-0", "a", "ip-10-0-0-1.ec2.internal", "1.2.3.4", "a" * 200, ".".join("a" * 127)]
+)
+def test_node_names_are_dns_subdomains(name: str) -> None:
+    assert check_node(name, "node") == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["", ".", "a.", ".a", "a..b", "A.b", "a.-b", "a-.b", "a_b", "../x", "a/b", "a\n", "a.b\n"],
+        *[".".join("a" * 128), "a" * 254],
+    ],
+)
+def test_other_node_names_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"LIFL_NODE .* is not a node's name"):
+        check_node(name, "LIFL_NODE")
+
+
+@given(st.text("ab-.", max_size=300))
+def test_a_node_name_is_made_of_labels(name: str) -> None:
+    labels = name.split(".")
+    good = len(name) <= 253 and all(p and p[0] != "-" != p[-1] for p in labels)
+    try:
+        assert check_node(name, "node") == name
+    except ConfigError:
+        assert not good
+    else:
+        assert good
 
 
 def test_client_names() -> None:

@@ -41,8 +41,8 @@ class Agent:
         fds = self.relay.plug(endpoint, 1, kind)
         return open_channel("socket", endpoint, fds)
 
-    def open(self, path, *, kind, name, domain, timeout):
-        assert (kind, name, domain) == ("aggregator", "agg-1", "digits")
+    def open(self, path, *, kind, name, domain, token, timeout):
+        assert (kind, name, domain, token) == ("aggregator", "agg-1", "digits", "a.b.c")
         if self.failures:
             raise self.failures.pop(0)
         endpoint, self.next_endpoint = self.next_endpoint, self.next_endpoint + 1
@@ -139,6 +139,7 @@ def start(agent):
         env = {
             "LIFL_DOMAIN": "digits",
             "LIFL_NAME": "agg-1",
+            "LIFL_REGISTRATION": "a.b.c",
             "LIFL_AGENT_SOCKET": str(Path("/nowhere/agent.sock")),
             "LIFL_AGENT_PATIENCE": str(patience),
         }

@@ -14,6 +14,12 @@ from lifl.errors import ConfigError
 def test_defaults_are_the_vanilla_way():
     s = AggregatorSettings.from_env({})
     assert (s.domain, s.patience, s.max_body_bytes, s.max_partials) == ("", 60.0, 1 << 30, 8)
+    assert (s.stats_port, s.drain_seconds, s.pod_name) == (0, 0.0, "")
+
+
+def test_the_pods_name_is_knatives_or_the_hosts():
+    assert AggregatorSettings.from_env({"HOSTNAME": "h"}).pod_name == "h"
+    assert AggregatorSettings.from_env({"HOSTNAME": "h", "SERVING_POD": "p"}).pod_name == "p"
 
 
 @pytest.mark.parametrize(
@@ -22,6 +28,9 @@ def test_defaults_are_the_vanilla_way():
         ("LIFL_DOMAIN", "No Label"),
         ("LIFL_AGENT_PATIENCE", "long"),
         ("LIFL_MAX_BODY_BYTES", "1G"),
+        ("LIFL_STATS_PORT", "70000"),
+        ("LIFL_DRAIN_SECONDS", "-1"),
+        ("LIFL_DRAIN_SECONDS", "nan"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(name, value):

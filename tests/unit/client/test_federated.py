@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
-from lifl.client import FederatedClient, HttpError, Round, download
+from lifl.client import FederatedClient, HttpError, Retry, Round, download
 from lifl.errors import Unavailable, UpdateError
 
 Join = Callable[..., FederatedClient]
@@ -238,6 +238,21 @@ def test_a_silent_node_is_replaced(gateway: Any, join: Join) -> None:
     gateway.task(1, upload_url=f"{gateway.url}/other/updates")
     assert only(join()).submit(state(), num_samples=1).accepted
     assert gateway.uploads[0][0] == "/other/updates"
+
+
+def test_gateways_may_have_a_path_of_their_own(gateway: Any) -> None:
+    first, second = (f"/v1/jobs/digits/rounds/{n}/updates" for n in (1, 2))
+    gateway.task(1, upload_url=f"{gateway.url}/function/node-1{first}")
+    gateway.task(2, upload_url=f"http://127.0.0.1:9/function/node-9{second}")
+    retry = Retry(patience=60.0, sleep=lambda _: None)
+    base = f"{gateway.url}/function/gateway"
+    with FederatedClient(base, job="digits", client="c1", token="t", retry=retry) as client:
+        assert only(client).submit(state(), num_samples=1).accepted
+        assert only(client).submit(state(), num_samples=1).accepted
+    assert all(p.startswith("/function/gateway/v1/jobs/digits/") for p in gateway.paths("GET"))
+    placed, other_way = (path for path, _, _ in gateway.uploads)
+    assert placed == f"/function/node-1{first}"
+    assert other_way == f"/function/gateway{second}"  # its node is silent: any gateway takes it
 
 
 def test_patience_ends(gateway: Any, join: Join, pauses: list[float]) -> None:

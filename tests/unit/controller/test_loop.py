@@ -173,6 +173,8 @@ def test_nothing_is_done_before_the_coordinator_was_heard(rig: Rig) -> None:
 
 
 def test_the_watch_answer_is_read() -> None:
-    world = world_from_json({"rev": 7, "jobs": [RAW], "nodes": [{"node": "b", "url": ""}, "a"]})
-    assert (world.revision, world.nodes) == (7, ("a", "b"))
+    nodes = [{"node": "b", "url": "", "public": "http://b"}, "a", {"node": "c", "public": ""}]
+    world = world_from_json({"rev": 7, "jobs": [RAW], "nodes": nodes})
+    assert (world.revision, world.nodes) == (7, ("a", "b", "c"))
+    assert world.public == {"b": "http://b"}
     assert world.jobs == (JobView.from_json(RAW),)

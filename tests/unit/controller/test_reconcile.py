@@ -10,6 +10,7 @@ from controller.reconcile import (
     Close,
     CreateDomain,
     End,
+    GivenUp,
     Memory,
     PutPlan,
     RemoveDomain,
@@ -48,8 +49,9 @@ def seen(
     nodes: tuple[NodeView, ...] = (NODE,),
     running: tuple[Aggregator, ...] = (),
     now: float = 0.0,
+    leaving: tuple[str, ...] = (),
 ) -> Seen:
-    return Seen(jobs, nodes, running, now)
+    return Seen(jobs, nodes, running, now, leaving)
 
 
 def started(plan: Plan) -> tuple[Aggregator, ...]:
@@ -276,3 +278,63 @@ def test_newcomers_get_a_node_by_a_new_epoch_of_the_same_plan() -> None:
     assert put.plan.roles == plan.roles
     assert put.plan.epoch == plan.epoch + 1
     assert sorted(put.plan.clients.values()) == ["node-0", "node-0", "node-1", "node-1"]
+
+
+# -- deleted jobs ---------------------------------------------------------------
+
+
+def test_a_deleted_job_is_cleared_away_at_once_and_then_its_name_given_up() -> None:
+    job, memory = opened()
+    assert job.plan is not None
+    nodes = (NODE, NodeView("node-1", "e1", frozenset({"other"})))
+    running = started(job.plan)
+    gone = decide(seen(nodes=nodes, running=running, leaving=("j",)), memory, POLICIES)
+    assert gone == [Stop(tuple(a.name for a in running))]
+    gone = decide(seen(nodes=nodes, leaving=("j",)), memory, POLICIES)
+    assert gone == [RemoveDomain("node-0", "j")]
+    empty = (replace(NODE, domains=frozenset()), nodes[1])
+    gone = decide(seen(nodes=empty, leaving=("j",)), memory, POLICIES)
+    assert gone == [GivenUp("j")]
+    assert decide(seen(nodes=empty), memory, POLICIES) == []
+
+
+def test_a_name_is_not_given_up_while_an_agent_may_still_have_the_pool() -> None:
+    away = (replace(NODE, domains=frozenset()), NodeView("node-1", ""))
+    assert decide(seen(nodes=away, leaving=("j",)), Memory(), POLICIES) == []
+    back = (away[0], NodeView("node-1", "e2", frozenset({"j"})))
+    gone = decide(seen(nodes=back, leaving=("j",)), Memory(), POLICIES)
+    assert gone == [RemoveDomain("node-1", "j")]
+    left = decide(seen(nodes=away[:1], leaving=("j",)), Memory(), POLICIES)
+    assert left == [GivenUp("j")]  # the node itself is gone
+
+
+def test_nothing_is_said_of_a_deleted_job_a_second_way() -> None:
+    memory = Memory()
+    aggregator = Aggregator("j-agg-0", "j", "node-0")
+    for now in (0.0, 100.0):
+        busy = seen(running=(aggregator,), leaving=("j",), now=now)
+        assert decide(busy, memory, POLICIES) == [Stop(("j-agg-0",))]
+    for now in (200.0, 300.0):
+        assert decide(seen(leaving=("j",), now=now), memory, POLICIES) == [
+            RemoveDomain("node-0", "j")
+        ]
+
+
+def test_the_next_job_of_that_name_starts_from_nothing() -> None:
+    job, memory = opened()
+    assert job.plan is not None
+    for action in (End("node-0", "j", 1), Close("node-0", "e1", "j", 1, 1), GivenUp("j")):
+        memory.done(action)
+    fresh = replace(NODE, domains=frozenset())
+    actions = decide(seen(JOB, nodes=(fresh,)), memory, POLICIES)
+    kinds = [type(a) for a in actions]
+    assert kinds == [CreateDomain, Start, Start, Start, Apply, PutPlan]
+    assert actions[-1].plan.epoch == 1
+    assert not (memory.applied or memory.ended or memory.closed or memory.plans)
+
+
+def test_giving_up_a_name_leaves_other_jobs_alone() -> None:
+    job, memory = opened()
+    memory.done(GivenUp("other"))
+    assert job.plan is not None
+    assert decide(seen(job, running=started(job.plan)), memory, POLICIES) == []

@@ -212,7 +212,7 @@ class Stage:
 
     def submit(self, document: dict[str, Any] | None = None) -> Any:
         """Submit a job with its model; return it once its model is in the pool."""
-        record = self.coordinator.submit(document or job_file())
+        record, _ = self.coordinator.submit(document or job_file())
         raw = save(MODEL)
         record = self.coordinator.receive_model(record.name, len(raw), io.BytesIO(raw).read)
         assert record.geometry is not None

@@ -108,7 +108,8 @@ def test_nodes_are_lost_after_silence():
     assert table.expired(7) == []
     assert table.expired(7.1) == ["a"]
     assert table.urls() == {"b": "http://c"}
-    assert table.to_json() == [{"node": "b", "url": "http://c", "info": {"x": 1}}]
+    row = {"node": "b", "url": "http://c", "public": "", "info": {"x": 1}}
+    assert table.to_json() == [row]
     assert table.remove("b") and not table.remove("b")
     assert table.due() is None
 
@@ -119,6 +120,22 @@ def test_expected_nodes_have_time_to_report_and_are_not_shown():
     assert (table.urls(), table.to_json()) == ({}, [])
     assert table.expired(15) == []
     assert table.expired(16) == ["a"]
+
+
+def test_where_clients_reach_a_node_is_said_by_itself_or_told_by_who_knows_better():
+    table = NodeTable(5)
+    assert table.tell("a", "http://told") is None  # not there yet: say it again
+    assert table.heartbeat("a", "http://a", {}, 0, "http://said/x")
+    assert table.public() == {"a": "http://said/x"}
+    assert table.tell("a", "http://told") is True
+    assert table.tell("a", "http://told") is False
+    assert not table.heartbeat("a", "http://a", {}, 1, "http://said/x")
+    assert table.public() == {"a": "http://told"}
+    assert table.urls() == {"a": "http://a"}
+    assert table.to_json()[0]["public"] == "http://told"
+    assert table.tell("a", "") is True
+    assert table.heartbeat("a", "http://a", {}, 2)
+    assert table.public() == {}
 
 
 def test_a_process_that_slept_forgives():

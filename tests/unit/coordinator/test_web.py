@@ -218,6 +218,7 @@ def test_the_view_has_what_the_contract_says(web):
         "accepted",
         "lost",
         "upload",
+        "public",
         "model",
         "deadline",
         "closing",
@@ -268,10 +269,36 @@ def test_uploads_go_where_gateways_are(web):
     web.start()
     web.post(f"{BASE}/nodes/node-0", {"gateway_url": "http://127.0.0.1:1/"})
     answer = web.call("GET", f"{BASE}/watch")
-    assert answer["nodes"] == [{"node": "node-0", "url": "http://127.0.0.1:1", "info": {}}]
+    row = {"node": "node-0", "url": "http://127.0.0.1:1", "public": "", "info": {}}
+    assert answer["nodes"] == [row]
     assert answer["jobs"][0]["upload"] == {"node-0": "http://127.0.0.1:1"}
+    assert answer["jobs"][0]["public"] == {}
     assert web.call("DELETE", f"{BASE}/nodes/node-0")["known"]
     assert web.call("GET", f"{BASE}/watch")["nodes"] == []
+
+
+def test_clients_may_reach_a_gateway_elsewhere_than_other_gateways_do(web):
+    web.start()
+    beat = {"gateway_url": "http://10.0.0.1:8080", "public_url": "http://gw:8080/function/g/"}
+    web.post(f"{BASE}/nodes/node-0", beat)
+    public = {"node-0": "http://gw:8080/function/g"}
+    assert web.call("GET", f"{BASE}/watch")["jobs"][0]["public"] == public
+    url = {"url": "https://node-0.example.com"}
+    since = web.call("GET", f"{BASE}/watch")["rev"]
+    web.call("PUT", f"{BASE}/nodes/node-0/public", url)
+    web.post(f"{BASE}/nodes/node-0", beat)
+    answer = web.call("GET", f"{BASE}/watch")
+    assert answer["rev"] == since + 1
+    assert answer["nodes"][0]["public"] == url["url"]
+    assert answer["jobs"][0]["public"] == {"node-0": url["url"]}
+    assert answer["jobs"][0]["upload"] == {"node-0": "http://10.0.0.1:8080"}
+    assert web.call("PUT", f"{BASE}/nodes/node-1/public", url, 404) == "no-such-node"
+    for wrong in ("ftp://x", "gw:8080", "http://", "http://x?y=1"):
+        body = {"url": wrong}
+        assert web.call("PUT", f"{BASE}/nodes/node-0/public", body, 422) == "bad-member"
+        assert web.post(f"{BASE}/nodes/node-0", beat | {"public_url": wrong}, 422) == "bad-member"
+    web.call("PUT", f"{BASE}/nodes/node-0/public", {"url": ""})
+    assert web.call("GET", f"{BASE}/watch")["jobs"][0]["public"] == public
 
 
 # -- claims -------------------------------------------------------------------
@@ -553,3 +580,17 @@ def test_a_failure_of_our_own_says_nothing_of_the_inside(web, monkeypatch, caplo
     monkeypatch.setattr(web.stage.coordinator, "list_jobs", broken)
     assert web.call("GET", "/v1/jobs", None, 500) == "internal-error"
     assert "the secret" in caplog.text
+
+
+def test_a_nodes_name_may_have_dots(web):
+    """As on Kubernetes, where they are DNS subdomains."""
+    web.start()
+    node = "ip-10-0-0-1.ec2.internal"
+    web.post(f"{BASE}/nodes/{node}", {"gateway_url": "http://127.0.0.1:1/"})
+    assert [n["node"] for n in web.call("GET", f"{BASE}/watch")["nodes"]] == [node]
+    web.plan(clients={"c0": node})
+    serial = web.claim(node=node)["claim"]
+    web.seal(serial, node=node)
+    assert web.claim("c1", 422, node="..") == "unusable"
+    assert web.post(f"{BASE}/nodes/a..b", {"gateway_url": "http://127.0.0.1:1/"}, 422)
+    assert web.call("DELETE", f"{BASE}/nodes/{node}")["known"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ebpf.agent import loader
-from ebpf.agent.loader import find_headers, join
+from ebpf.agent import compiler, loader
+from ebpf.agent.compiler import find_headers, join
 from ebpf.agent.sockmap import possible_cpus
 from lifl.errors import ConfigError
 
@@ -69,7 +69,7 @@ def test_bccs_variable_is_as_it_was_after_a_build(
     name = "BCC_KERNEL_SOURCE"
     source = tree(tmp_path / "k", "include/linux/kconfig.h")
     monkeypatch.setenv(name, "/elsewhere")
-    with loader._kernel_source([source]):
+    with compiler._kernel_source([source]):
         seen = Path(os.environ[name])
         assert (seen / "include/linux/kconfig.h").is_file()
     assert not seen.exists()

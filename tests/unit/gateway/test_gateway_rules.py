@@ -82,6 +82,18 @@ def test_a_poll_names_the_node_that_placement_chose() -> None:
     assert lost_node["your_update"] == "accepted"
 
 
+def test_clients_are_sent_to_the_public_url_where_there_is_one() -> None:
+    places = {
+        "upload": {"node-0": "http://n0", "node-1": "http://n1", "node-2": "http://n2"},
+        "public": {"node-0": "https://out/0", "node-1": "https://out/function/g"},
+    }
+    for client, base in (("a", "https://out/function/g"), ("z", "https://out/0")):
+        told = answer(view(**places), client, node="node-0", url="http://here", now=0.0)
+        assert told["upload_url"] == f"{base}/v1/jobs/digits/rounds/3/updates"
+    told = answer(view(**places), "z", node="node-2", url="http://said", now=0.0)
+    assert told["upload_url"] == "http://said/v1/jobs/digits/rounds/3/updates"
+
+
 @given(st.none() | st.floats(-1e9, 1e9), st.floats(0, 100))
 def test_patience_is_never_above_the_cap(asked: float | None, cap: float) -> None:
     assert 0 <= patience(asked, cap) <= cap
@@ -330,3 +342,7 @@ def test_settings() -> None:
         GatewaySettings.from_env({})
     with pytest.raises(ConfigError, match="LIFL_BODY_IDLE"):
         GatewaySettings.from_env({"LIFL_GATEWAY_URL": "http://h", "LIFL_BODY_IDLE": "-1"})
+    outside = {"LIFL_GATEWAY_URL": "http://h", "LIFL_PUBLIC_URL": "http://h:8080/function/g/"}
+    assert GatewaySettings.from_env(outside).public_url == "http://h:8080/function/g"
+    with pytest.raises(ConfigError, match="LIFL_PUBLIC_URL"):
+        GatewaySettings.from_env(outside | {"LIFL_PUBLIC_URL": "h:8080"})

@@ -1,0 +1,72 @@
+"""Measured load, measured capacity and room for aggregators: what nodes say shapes the plan."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from controller.planning import make_plan
+from controller.settings import PolicySettings
+from controller.view import JobView, NodeView
+from lifl.platform.api import Aggregator
+from lifl.topology import Plan
+
+POLICIES = PolicySettings(capacity=20.0, leaves=16)
+
+
+def job(expected: int) -> JobView:
+    return JobView(
+        job="j",
+        uid=0,
+        round=1,
+        assignment=1,
+        phase="planning",
+        closing=False,
+        geometry={},
+        fan_in=2,
+        timing="eager",
+        expected=expected,
+        selected=tuple(f"c{i}" for i in range(expected)),
+        known=(),
+        home=None,
+        plan=None,
+    )
+
+
+def plan(expected: int, *nodes: NodeView, policies: PolicySettings = POLICIES) -> Plan:
+    return make_plan(job(expected), (), nodes, (), previous=None, policies=policies)
+
+
+def clients(made: Plan) -> Counter[str]:
+    return Counter(made.clients.values())
+
+
+def test_measured_load_leaves_less_room() -> None:
+    nodes = NodeView("a", "1", load=15.0), NodeView("b", "1")
+    assert clients(plan(20, *nodes)) == {"b": 20}
+    assert clients(plan(25, *nodes)) == {"b": 20, "a": 5}
+    off = PolicySettings(capacity=20.0, leaves=16, estimate=False)
+    assert clients(plan(20, *nodes, policies=off)) == {"a": 20}
+
+
+def test_a_node_takes_what_was_measured_for_it() -> None:
+    nodes = NodeView("a", "1", capacity=4.0), NodeView("b", "1", capacity=30.0)
+    assert clients(plan(30, *nodes)) == {"b": 30}
+    assert clients(plan(34, *nodes)) == {"b": 30, "a": 4}
+
+
+def test_a_node_has_no_more_leaves_than_it_has_room_for() -> None:
+    made = plan(16, NodeView("a", "1", room=5))
+    assert len(made.leaves("a")) == 3
+    others = [Aggregator(f"o{i}", "other", "a") for i in range(2)]
+    made = make_plan(
+        job(16), (), [NodeView("a", "1", room=5)], others, previous=None, policies=POLICIES
+    )
+    assert len(made.roles) <= 3
+    assert len(plan(16, NodeView("a", "1", room=500)).leaves("a")) == 8
+
+
+def test_a_node_without_room_for_an_aggregator_is_passed_over_if_another_has() -> None:
+    full, free = NodeView("a", "1", room=0), NodeView("b", "1")
+    assert plan(4, full, free).nodes == ("b",)
+    assert plan(4, full).nodes == ("a",)
+    assert plan(4, NodeView("b", ""), full).nodes == ("a",)
