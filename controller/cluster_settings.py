@@ -17,6 +17,9 @@ from controller.settings import PolicySettings
 from lifl.errors import ConfigError
 from lifl.settings import read, secret
 
+ANY_LEAVES = 1024
+"""Leaves are bounded by each node's processors and room, see :mod:`controller.cluster.rooms`."""
+
 
 def _names(raw: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in raw.split(",") if name.strip())
@@ -46,6 +49,8 @@ class ClusterSettings:
     """LIFL_COORDINATOR_URL."""
     platform_secret: bytes
     """LIFL_PLATFORM_SECRET or LIFL_PLATFORM_SECRET_FILE."""
+    drain: float
+    """LIFL_DRAIN_SECONDS: how long the webhook answers on after the end was asked for."""
     seat_seconds: float
     """LIFL_SEAT_SECONDS: how long a planned aggregator may wait for its pod."""
     gateway_url: str
@@ -75,8 +80,9 @@ class ClusterSettings:
             agent_port=read(env, "LIFL_AGENT_PORT", int, AGENT_PORT),
             coordinator_url=read(env, "LIFL_COORDINATOR_URL", lambda v: v.rstrip("/")),
             platform_secret=key,
+            drain=read(env, "LIFL_DRAIN_SECONDS", float, 3.0),
             seat_seconds=read(env, "LIFL_SEAT_SECONDS", float, SEAT_SECONDS),
             gateway_url=read(env, "LIFL_GATEWAY_URL", lambda v: v.rstrip("/"), ""),
             activator_url=read(env, "LIFL_ACTIVATOR_URL", str, ""),
-            policies=PolicySettings.from_env(env),
+            policies=PolicySettings.from_env({"LIFL_NODE_LEAVES": str(ANY_LEAVES), **env}),
         )

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 
 from prometheus_client import CollectorRegistry
 
@@ -43,6 +44,7 @@ class Replica:
         self._settings = settings
         self._cluster = cluster
         self._leads = threading.Event()
+        self._ending = threading.Event()
         self._registry = CollectorRegistry()
         self._scheduling = SchedulerMetrics(self._registry)
         self._scaling = AutoscalerMetrics(self._registry)
@@ -73,13 +75,16 @@ class Replica:
                 WebhookMetrics(self._registry),
             )
             pages = Pages(
-                (settings.host, settings.metrics_port), self._registry, not_ready=webhook.trouble
+                (settings.host, settings.metrics_port),
+                self._registry,
+                not_ready=lambda: "it is ending" if self._ending.is_set() else webhook.trouble(),
             )
             ending.callback(pages.close)
             certificates.start()
             ending.callback(certificates.stop)
             webhook.start()
             ending.callback(webhook.stop)
+            ending.callback(self._drain)
             leadership.start()
             ending.callback(leadership.stop)
             log.info("candidate %s; the webhook is at port %d", settings.identity, webhook.port)
@@ -87,6 +92,11 @@ class Replica:
                 signals.wait(3600.0)
             if not signals.stop_asked:
                 self._lead(leadership, certificates, signals)
+
+    def _drain(self) -> None:
+        """Answer the webhook on until everybody knows that this process is ending."""
+        self._ending.set()
+        time.sleep(self._settings.drain)  # nobody tells when the last endpoint was withdrawn
 
     def _started(self, signals: StopSignals) -> None:
         self._leads.set()

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from ebpf.agent.settle import Dispatcher, Item
+from ebpf.agent.warming import Warming
 from lifl.errors import ConfigError
 from lifl.store import Pool, PoolGeometry, SlotKind
 from lifl.topology import Plan
@@ -55,6 +56,7 @@ class Domain:
     busy_since: tuple[int, float] | None = None
     """The process that holds the pool's table, and since when."""
     idle_since: float | None = None
+    warming: Warming = field(default_factory=Warming)
 
     def create_pool(self) -> None:
         """Make the memory; nobody holds an earlier one."""

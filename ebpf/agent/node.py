@@ -22,6 +22,7 @@ from ebpf.agent.plans import View, reserve_for_outputs, unplanned
 from ebpf.agent.registry import Endpoint, Registry
 from ebpf.agent.settings import AgentSettings
 from ebpf.agent.settle import Dispatcher, Item, Send
+from ebpf.agent.warming import slots_needed
 from ebpf.agent.work import Ledger, Reading
 from lifl.dataplane.api import Switch
 from lifl.errors import ConfigError, NotDelivered, PoolBusy, PoolDamaged
@@ -100,12 +101,22 @@ class Node:
         if domain.apply(plan):
             domain.idle_since = None
             domain.hurry = True
+            self._warm(domain, plan)
             if before is not None:
                 self._retire_roles(domain, before, plan)
             self.wire(domain)
             self.save()
         view = self.view(domain, plan.assignment)
         return view.missing if view else []
+
+    def _warm(self, domain: Domain, plan: Plan) -> None:
+        """Have pages made for what a plan brings here."""
+        if self.settings.pool_warm <= 0:
+            return
+        here = plan.on(self.settings.node)
+        expected = sum(r.goal for r in plan.entry(self.settings.node))
+        needed = slots_needed(expected, len(here), domain.geometry.slots)
+        domain.warming.goal = max(domain.warming.goal, needed)
 
     def _retire_roles(self, domain: Domain, before: Plan, after: Plan) -> None:
         """Have aggregators that lose their role in an assignment send on what they hold."""

@@ -47,6 +47,8 @@ class AgentSettings:
     """Period of the sweeper while an assignment is open."""
     sweep_age: float
     """How long an object may lie sealed before it is sent again."""
+    pool_warm: int
+    """How many bytes of all pools together are made ahead of their use; 0: none."""
     pool_idle: float
     """After how long without an assignment a pool gives its free pages back."""
 
@@ -80,6 +82,7 @@ class AgentSettings:
             restart_grace=read(env, "LIFL_RESTART_GRACE", float, 5.0),
             sweep=read(env, "LIFL_SWEEP", float, 0.05),
             sweep_age=read(env, "LIFL_SWEEP_AGE", float, 0.1),
+            pool_warm=read(env, "LIFL_POOL_WARM_BYTES", int, 0),
             pool_idle=read(env, "LIFL_POOL_IDLE", float, 30.0),
         )
 

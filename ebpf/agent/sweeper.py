@@ -30,6 +30,7 @@ log = logging.getLogger("lifl.agent")
 
 LOCK_LIMIT = 1.0
 FLUSH_PAUSE = 0.2
+WARMING_PAUSE = 0.005
 IDLE_FACTOR = 10
 """How much longer than usual the sweeper waits when no assignment is open."""
 
@@ -40,6 +41,7 @@ class Sweeper:
     def __init__(self, node: Node, membership: Membership) -> None:
         self._node = node
         self._membership = membership
+        self._next_sweep = 0.0
 
     @property
     def pause(self) -> float:
@@ -47,10 +49,15 @@ class Sweeper:
         active = any(
             d.plans or d.hurry or d.rewire or d.pool is None for d in self._node.domains.values()
         ) or any(e.void or e.lost_at is not None for e in self._node.registry)
+        if self._cold_domain() is not None:
+            return WARMING_PAUSE
         return self._node.settings.sweep * (1 if active else IDLE_FACTOR)
 
     def tick(self, now: float) -> None:
         """Do what is due; ``now`` is CLOCK_MONOTONIC in seconds."""
+        if now < self._next_sweep and self._warm():
+            return
+        self._next_sweep = now + self._node.settings.sweep
         self._time_out_lost(now)
         for endpoint in self._node.registry:
             if endpoint.void and endpoint.gone:
@@ -62,6 +69,29 @@ class Sweeper:
                 log.warning("job %s: %s", domain.name, e)
             except PoolDamaged as e:
                 self._membership.condemn(domain, e)
+
+    def _cold_domain(self) -> Domain | None:
+        """Return a domain that needs pages, if the budget lets them be made."""
+        if self._budget() <= 0:
+            return None
+        for domain in self._node.domains.values():
+            if domain.pool is not None and domain.warming.due(domain.pool):
+                return domain
+        return None
+
+    def _budget(self) -> int:
+        limit = self._node.settings.pool_warm
+        if limit <= 0:
+            return 0
+        pools = (d.pool for d in self._node.domains.values() if d.pool is not None)
+        return limit - sum(p.warm_slots() * p.geometry.slot_bytes for p in pools)
+
+    def _warm(self) -> bool:
+        """Make a piece of a pool's pages; return whether there was one to make."""
+        domain = self._cold_domain()
+        if domain is None or domain.pool is None:
+            return False
+        return domain.warming.step(domain.pool, self._budget()) > 0
 
     def _time_out_lost(self, now: float) -> None:
         for endpoint in self._node.registry.live():
@@ -180,5 +210,6 @@ class Sweeper:
         elif now - domain.idle_since > self._node.settings.pool_idle:
             given = pool.punch()
             domain.idle_since = float("inf")
+            domain.warming.goal = 0
             if given:
                 log.info("job %s: %d MB given back", domain.name, given // 1_000_000)

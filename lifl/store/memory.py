@@ -126,6 +126,38 @@ class PoolMemory:
                 np.frombuffer(self._map, np.uint8, size, start)[::4096] |= np.uint8(0)
             self._col["touched"][slot] = 1
 
+    def warm_slots(self) -> int:
+        """Return how many slots have their pages."""
+        return int(np.count_nonzero(self._col["touched"]))
+
+    def is_warm(self, slot: int) -> bool:
+        """Say whether a slot has its pages."""
+        return bool(self._col["touched"][slot])
+
+    def cold_slot(self) -> int | None:
+        """Return the first slot without pages, None if all have theirs."""
+        cold = np.flatnonzero(self._col["touched"] == 0)
+        return int(cold[0]) if len(cold) else None
+
+    def make_pages(self, slot: int, start: int, nbytes: int) -> None:
+        """Make the pages of a part of a slot, in bytes from its start, whatever is in them.
+
+        They are charged to the calling process. Raises OSError if there is no memory.
+        """
+        os.posix_fallocate(self.fd, self.geometry.slot_offset(slot) + start, nbytes)
+
+    def note_warm(self, slot: int) -> None:
+        """Say that a slot has its pages: it is used before those that have none.
+
+        Raises
+        ------
+        PoolBusy
+            if the table cannot be had in time.
+        """
+        with self.lock:
+            if not self._col["touched"][slot]:
+                self._col["touched"][slot] = 1
+
     def floats(self, slot: int) -> npt.NDArray[np.float32]:
         """Return the float area of a slot, float32 of shape ``(float_bytes / 4,)``."""
         self.map_slot(slot)

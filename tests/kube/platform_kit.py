@@ -118,6 +118,7 @@ class Platform:
             "LIFL_WEBHOOK_PORT": str(port),
             "LIFL_WEBHOOK_NAMES": "localhost",
             "LIFL_METRICS_PORT": "0",
+            "LIFL_DRAIN_SECONDS": "0",
             "LIFL_COORDINATOR_URL": f"http://{COORDINATOR}:8080",
             "LIFL_PLATFORM_SECRET": self.secret,
             "LIFL_IDENTITY_NAME": f"controller-{number}",
