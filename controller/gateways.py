@@ -85,7 +85,6 @@ class Gateways:
         agents: Callable[[], Set[str]],
         deployments: Callable[[], Iterable[Deployed]],
         namespaces: Callable[[], Set[str]],
-        domain: str = gateways.DOMAIN,
         leading: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,7 +95,6 @@ class Gateways:
         self._agents = agents
         self._deployments = deployments
         self._namespaces = namespaces
-        self._domain = domain
         self._leading = leading
         self._clock = clock
         self._seen: dict[str, float] = {}
@@ -238,7 +236,7 @@ class Gateways:
             here = [s for s in services if s["metadata"]["namespace"] == namespace]
             try:
                 parsed = template.service() if template is not None else None
-                found = gateways.decide(parsed, agents, nodes, here, namespace, domain=self._domain)
+                found = gateways.decide(parsed, agents, nodes, here, namespace)
             except ConfigError as e:
                 self._refuse(template, str(e))
                 continue

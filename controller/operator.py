@@ -18,6 +18,7 @@ from typing import Any
 import kopf
 
 from controller.clients.api import Cluster
+from controller.clients.kinds import FEDERATED_JOB
 from controller.cluster.federatedjob import GROUP, PLURAL, SENDING, VERSION, Custom, Step
 from controller.jobsteps import GivesUp, Waits
 from controller.jobwriter import StatusWriter
@@ -59,6 +60,7 @@ class Operator:
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._said = ""
         self._thread = threading.Thread(target=self._run, name="operator", daemon=True)
 
     def start(self) -> None:
@@ -67,7 +69,7 @@ class Operator:
         self._thread.start()
 
     def wait(self, timeout: float) -> bool:
-        """Return whether it has begun to watch, after ``timeout`` seconds at most."""
+        """Return whether it has begun to serve, after ``timeout`` seconds at most."""
         return self._ready.wait(timeout)
 
     @property
@@ -89,10 +91,23 @@ class Operator:
     def _run(self) -> None:
         while not self._ended.is_set():
             try:
-                asyncio.run(self._serve())
+                if self._known():
+                    asyncio.run(self._serve())
             except Exception:
                 log.exception("the operator failed; it starts again")
             self._ended.wait(AGAIN_SECONDS)
+
+    def _known(self) -> bool:
+        """Whether the API server knows FederatedJobs: kopf may miss that it learns of them."""
+        try:
+            known = self._cluster.serves(FEDERATED_JOB)
+            said = "" if known else f"waiting for the definition {PLURAL}.{GROUP}"
+        except LiflError as e:
+            known, said = False, str(e)
+        if said and said != self._said:
+            log.warning("FederatedJobs are not served yet: %s", said)
+        self._said = said
+        return known
 
     async def _serve(self) -> None:
         stop = asyncio.Event()
@@ -207,6 +222,7 @@ def _again(error: LiflError, retry: int) -> Exception:
 def _settings(executor: ThreadPoolExecutor) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
+    settings.scanning.disabled = True  # it would need rights on all definitions and namespaces
     settings.process.ultimate_exiting_timeout = None  # it would kill the whole controller
     settings.execution.executor = executor
     settings.networking.request_timeout = REQUEST_SECONDS

@@ -6,7 +6,8 @@ not do I/O.
 
 The template is a ``serving.knative.dev/v1`` Service; of it are set: name, namespace, the label
 ``lifl.dev/gateway-of`` (and an annotation of that name, where a long node name is whole), the
-node selector ``kubernetes.io/hostname`` and the variable LIFL_GATEWAY_URL of its first container.
+node selector ``kubernetes.io/hostname``. The variable LIFL_GATEWAY_URL is taken out: gateways reach
+each other by their pods' addresses, which the webhook gives them, and pass no ingress and no proxy.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ HOSTNAME = "kubernetes.io/hostname"
 ANNOTATION_RENDERED = "lifl.dev/rendered"
 """What the Service was made of, as a digest: it is made anew when that changes."""
 TEMPLATE_KEY = "service.yaml"
-DOMAIN = "cluster.local"
 LONGEST_NAME = 46
 """So that what Knative appends for a revision's parts (-00001-deployment) makes a label still."""
 LONGEST_LABEL = 63
@@ -87,14 +87,7 @@ def service_name(node: str) -> str:
     return f"{safe}-{_digest(node)}"
 
 
-def url_of(node: str, namespace: str, domain: str = DOMAIN) -> str:
-    """Return where other gateways reach a node's gateway."""
-    return f"http://{service_name(node)}.{namespace}.svc.{domain}"
-
-
-def render(
-    template: Raw, node: str, hostname: str, namespace: str, domain: str = DOMAIN
-) -> Service:
+def render(template: Raw, node: str, hostname: str, namespace: str) -> Service:
     """Return the Service of one node.
 
     ``hostname`` is the node's label of that name, by which the selector finds it.
@@ -120,9 +113,8 @@ def render(
             f"{LABEL_FUNCTION}: {GATEWAY}"
         )
     pod["spec"]["nodeSelector"] = {**(pod["spec"].get("nodeSelector") or {}), HOSTNAME: hostname}
-    env = [e for e in container.get("env") or () if e.get("name") != "LIFL_GATEWAY_URL"]
-    value = {"name": "LIFL_GATEWAY_URL", "value": url_of(node, namespace, domain)}
-    container["env"] = [value, *env]
+    env = container.get("env") or ()
+    container["env"] = [e for e in env if e.get("name") != "LIFL_GATEWAY_URL"]
     meta = body.get("metadata") or {}
     body["metadata"] = {
         "name": service_name(node),
@@ -143,8 +135,6 @@ def decide(
     nodes: Mapping[str, str],
     services: Sequence[Raw],
     namespace: str,
-    *,
-    domain: str = DOMAIN,
 ) -> list[Instruction]:
     """Return what is to be done in ``namespace``; nothing once it is done.
 
@@ -163,7 +153,7 @@ def decide(
     for node in sorted(set(agents) | ours):
         if template is None or node not in nodes:
             continue
-        body = render(template, node, nodes[node], namespace, domain)
+        body = render(template, node, nodes[node], namespace)
         there = by_name.get(body["metadata"]["name"])
         if there is not None and node_of(there) != node:
             found.append(Taken(body["metadata"]["name"], node))

@@ -599,8 +599,6 @@ def test_the_role_that_is_needed(
         ([""], ["secrets"], ["get", "create", "patch", "delete"]),
         ([""], ["configmaps"], ["get"]),
         ([""], ["events"], ["create", "patch"]),
-        ([""], ["namespaces"], ["list", "watch"]),
-        (["apiextensions.k8s.io"], ["customresourcedefinitions"], ["list", "watch"]),
     ]
     api.create(
         CLUSTER_ROLE,

@@ -13,6 +13,7 @@ from controller import operator
 from controller.clients.api import Cluster as RealCluster
 from controller.clients.api import Login
 from controller.clients.errors import Conflict, Forbidden
+from controller.clients.kinds import Kind
 from controller.cluster.federatedjob import SENDING, Custom, Step
 from controller.jobsteps import GivesUp, Waits
 from controller.jobwriter import StatusWriter
@@ -29,6 +30,9 @@ class Cluster:
 
     def login(self) -> Login:
         return self._login
+
+    def serves(self, kind: Kind) -> bool:
+        return True
 
 
 class Steps:
@@ -168,6 +172,28 @@ def test_it_ends_at_once_while_no_api_server_answers(no_leaks: None) -> None:
     assert not served.alive
     assert time.monotonic() - began < 8.0
     made(Steps())[0].stop()  # one that was never started
+
+
+@pytest.mark.parametrize("why", ["unknown", "away"])
+def test_it_waits_until_the_kind_is_known(
+    no_leaks: None, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(operator, "AGAIN_SECONDS", 0.02)
+    asked = 0
+
+    def serves(_: Cluster, kind: Kind) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked < 5 and why == "away":
+            raise Unavailable("away")
+        return asked >= 5
+
+    monkeypatch.setattr(Cluster, "serves", serves)
+    served, _ = made(Steps())
+    served.start()
+    assert served.wait(10)
+    assert asked == 5
+    served.stop()
 
 
 def test_kopfs_words_are_the_operators() -> None:

@@ -21,7 +21,6 @@ from controller.cluster.gateways import (
     replicas,
     revision,
     service_name,
-    url_of,
 )
 from controller.cluster.objects import Owner, PodView
 from lifl.errors import ConfigError
@@ -68,7 +67,6 @@ def test_a_nodes_service() -> None:
     assert (meta["annotations"]["note"], node_of(body)) == ("x", "n2")
     assert pod["nodeSelector"] == {"disk": "fast", "kubernetes.io/hostname": "host-2"}
     assert pod["containers"][0]["env"] == [
-        {"name": "LIFL_GATEWAY_URL", "value": "http://gateway-n2.lifl.svc.cluster.local"},
         {"name": "LIFL_AUTH", "value": "on"},
     ]
     assert TEMPLATE["metadata"]["name"] == "gateway", "the template is not changed"
@@ -198,7 +196,6 @@ def test_every_node_has_a_name_of_its_own_that_knative_takes(one: str, two: str)
         name = service_name(node)
         assert len(name) <= 46
         assert name.strip("-") == name and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
-        assert url_of(node, "lifl").startswith(f"http://{name}.lifl.svc.")
         body = render(TEMPLATE, node, node, "lifl")
         assert len(body["metadata"]["labels"]["lifl.dev/gateway-of"]) <= 63
         assert node_of(body) == node
