@@ -32,7 +32,8 @@ from bench.sizes import BYTES
 DEFINITION = Path(__file__).with_name("ablation.json")
 WITHIN = 1.05
 """A step may cost so much more than the one before: five per cent."""
-SPARE_SLOTS = 16
+SPARE_SLOTS = 48
+"""Beyond a slot an update: two outputs for each of eleven aggregators of a node, and more."""
 PATIENCE = 120.0
 _STARTED = re.compile(r"^.*: started \S+ on \S+$", re.MULTILINE)
 
