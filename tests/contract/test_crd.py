@@ -2,8 +2,9 @@
 
 It is held to what scripts/build-crd makes of functions/coordinator/job.schema.json, and to
 the rules for structural schemas. Validation follows an API server: members that the schema
-does not know are pruned, then comes the schema, then its CEL rules, of which this file reads
-the few forms that are in use. A real API server's word is in tests/kube.
+does not know, and nulls that it does not want, are pruned; then comes the schema, then its
+CEL rules, of which this file reads the few forms that are in use. A real API server's word
+is in tests/kube.
 """
 
 from __future__ import annotations
@@ -102,10 +103,11 @@ def plain(schema: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def prune(value: Json, schema: Mapping[str, Json]) -> Json:
-    """Return ``value`` without the members that ``schema`` does not know."""
+    """Return ``value`` without the members that ``schema`` does not know, or lets be null."""
     if isinstance(value, dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
-        known = schema.get("properties", {})
-        return {k: prune(v, known[k]) for k, v in value.items() if k in known}
+        known = {k: s for k, s in schema.get("properties", {}).items() if k in value}
+        kept = (k for k, s in known.items() if value[k] is not None or s.get("nullable"))
+        return {k: prune(value[k], known[k]) for k in kept}
     if isinstance(value, list):
         return [prune(v, schema.get("items", {})) for v in value]
     return value
