@@ -7,7 +7,7 @@ STAMP := $(VENV)/.setup-stamp
 
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo test test-kube check bench clean
+.PHONY: help setup demo test test-kube test-cluster check bench clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: check ## lint, types, import rules, then all tests
 test-kube: $(STAMP) ## tests at a real Kubernetes API server (made once from Debian's source package)
 	@scripts/kube-assets >/dev/null
 	@$(BIN)/python -m pytest tests/kube
+
+test-cluster: $(STAMP) ## tests on the cluster of KUBECONFIG (docs/cluster-run.md says what to set)
+	@$(BIN)/python -m pytest tests/cluster -s
 
 check: $(STAMP) ## ruff, mypy (strict), import linter
 	@$(BIN)/ruff check .

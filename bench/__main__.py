@@ -28,6 +28,7 @@ GROUPS = (
     "memory",
     "slow",
     "planning",
+    "reconcile",
     "ablation",
 )
 

@@ -69,6 +69,7 @@ class AgentPods:
     ) -> None:
         self._credentials = credentials
         self._port = port
+        self._by_node: tuple[list[AgentPod], dict[str, AgentPod]] = ([], {})
         self.cache = Cache(
             cluster, POD, AgentPod.parse, namespace=namespace, labels=LABELS, on_change=on_change
         )
@@ -79,8 +80,13 @@ class AgentPods:
 
     def _pod(self, node: str) -> AgentPod | None:
         """Return a node's agent, while one is replaced the one that goes on."""
-        pods = [p for p in self.cache.values() if p.node == node and p.address]
-        return min(pods, key=lambda p: (p.deleting, not p.ready), default=None)
+        pods, found = self._by_node
+        now = self.cache.values()
+        if now is not pods:
+            best = sorted((p for p in now if p.address), key=lambda p: (p.deleting, not p.ready))
+            found = {p.node: p for p in reversed(best)}
+            self._by_node = (now, found)
+        return found.get(node)
 
     def place(self, node: str) -> Hashable | None:
         """Return what changes when a connection has to be made anew."""

@@ -25,7 +25,7 @@ from controller.clients.cache import Cache
 from controller.clients.kinds import DEPLOYMENT, NAMESPACE, NODE, POD
 from controller.cluster import rooms
 from controller.cluster.capacity import NodeCapacity
-from controller.cluster.objects import NodeObject, node_object, pod_view
+from controller.cluster.objects import NodeObject, PodView, node_object, pod_view
 from controller.cluster.targets import Deployed
 from controller.cluster_settings import ClusterSettings
 from controller.coordinator import Coordinator, World
@@ -229,18 +229,20 @@ class Leader:
         secret = self._settings.platform_secret
         return mint_registration_token(secret, pod_uid, kind=kind, name=name, job=job)
 
-    def _known(self, view: NodeView) -> NodeView:
-        """Add what Kubernetes knows of a node."""
+    def _known(self, views: list[NodeView]) -> list[NodeView]:
+        """Add what Kubernetes knows of the nodes."""
+        pods: dict[str, list[PodView]] = {}
+        for pod in self._pods.values():  # once for all nodes: there may be a thousand
+            pods.setdefault(pod.node, []).append(pod)
+        full = self.platform.full_nodes()
+        return [self._with_room(view, pods.get(view.name, []), full) for view in views]
+
+    def _with_room(self, view: NodeView, pods: list[PodView], full: frozenset[str]) -> NodeView:
         found = self._nodes.get(view.name)
         if found is None:
             return view
         node, capacity = found
-        room = rooms.aggregators(
-            [node],
-            (p for p in self._pods.values() if p.node == view.name),
-            full=self.platform.full_nodes(),
-            leaves_per_cpu=LEAVES_PER_CPU,
-        )
+        room = rooms.aggregators([node], pods, full=full, leaves_per_cpu=LEAVES_PER_CPU)
         return replace(view, capacity=capacity, room=room[view.name])
 
 

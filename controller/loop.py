@@ -36,7 +36,7 @@ log = logging.getLogger("lifl.controller")
 class Loop:
     """Brings what runs nearer to what the jobs ask for, again and again.
 
-    ``known`` adds to a node what the platform knows of it: capacity, room.
+    ``known`` adds to nodes what the platform knows of them: capacity, room.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Loop:
         platform: Platform,
         policies: PolicySettings,
         *,
-        known: Callable[[NodeView], NodeView] = lambda node: node,
+        known: Callable[[list[NodeView]], list[NodeView]] = lambda nodes: nodes,
         metrics: LoopMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,7 +76,7 @@ class Loop:
         began = time.perf_counter()
         running = self._platform.running()
         self._note_deaths({a.name for a in running})
-        nodes = [self._known(node) for node in self._agents.look(world.nodes)]
+        nodes = self._known(self._agents.look(world.nodes))
         seen = Seen(world.jobs, nodes, running, self._clock(), world.leaving)
         actions = reconcile.decide(seen, self._memory, self._policies)
         done = [a for a in actions if self._try(a)]

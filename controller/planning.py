@@ -39,8 +39,10 @@ def make_plan(
     ``previous`` is the job's last known plan: its aggregators keep their level
     where they can. If it is for the same assignment this one gets the next
     epoch, keeps what is expected on the nodes that are still there (updates lie
-    on them already) and places only the rest. What ``others`` expect on a node is
-    load there already, or what its agent measured, if that is more. Updates beyond all
+    on them already) and places only the rest. Nodes where the job's aggregators are warm come
+    first, else the coordinator's: to start a tree anew costs more than one sum that crosses
+    the network. What ``others`` expect on a node is load there already, or what its agent
+    measured, if that is more. Updates beyond all
     capacity are spread by the capacity left, most first: they wait in the pools. A node
     with no room for an aggregator gets none, if another has.
     """
@@ -49,6 +51,10 @@ def make_plan(
     counts = Counter({n.name: kept[n.name] for n in nodes if kept[n.name]})
     number = len(job.selected) if job.selected is not None else job.expected
     load = _expected_by(j.plan for j in others if j.plan and j.phase in COLLECTING) + counts
+    able = _with_room(nodes)
+    warm = [a for a in running if a.job == job.job]
+    places: set[str | None] = {a.node for a in warm if policies.reuse}
+    used = places & {n.name for n in able} or {job.home}
     bins = [
         Bin(
             n.name,
@@ -56,14 +62,13 @@ def make_plan(
                 policies.capacity if n.capacity is None else n.capacity,
                 max(load[n.name], n.load if policies.estimate else 0.0),
             ),
-            in_use=n.name in counts or n.name == job.home,
+            in_use=n.name in counts or n.name in used,
         )
-        for n in _with_room(nodes)
+        for n in able
     ]
     where = _place(number - counts.total(), bins, policies.placement)
     counts.update(where)
     levels = {r.name: r.level for r in previous.roles} if previous is not None else {}
-    warm = [Warm(a.name, a.node, levels.get(a.name)) for a in running if a.job == job.job]
     outcome = cast(
         shape(
             counts,
@@ -72,7 +77,7 @@ def make_plan(
             home=job.home,
             hierarchical=policies.hierarchy,
         ),
-        warm,
+        [Warm(a.name, a.node, levels.get(a.name)) for a in warm],
         lambda k: f"{job.job}-agg-{k}",
         reuse=policies.reuse,
     )

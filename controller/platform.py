@@ -46,7 +46,8 @@ class Overdue:
 class ClusterPlatform:
     """The :class:`lifl.platform.api.Platform` of a cluster; safe for several threads.
 
-    ``pods`` returns all that are known, ``capacities`` the nodes' measured capacities.
+    ``pods`` returns all that are known, the same list only while none has changed,
+    ``capacities`` the nodes' measured capacities.
     ``on_wanted`` is called, in the caller's thread, when seats are wanted or no longer wanted.
     """
 
@@ -73,6 +74,8 @@ class ClusterPlatform:
         self._looks = 0
         self._began = clock()
         self._shown: frozenset[object] = frozenset()
+        self._looked_at: Iterable[PodView] | None = None  # None: what is wanted has changed since
+        self._taken: dict[str, PodView] = {}
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     # -- what the loop asks ------------------------------------------------------------
@@ -88,6 +91,7 @@ class ClusterPlatform:
         """
         name = aggregator.name
         with self._lock:
+            self._looked_at = None
             self._going = {u: n for u, n in self._going.items() if n != name or u in self._doomed}
             if self._wanted.get(name) == aggregator:
                 return
@@ -193,18 +197,24 @@ class ClusterPlatform:
 
     def _look(self) -> dict[str, PodView]:
         """Take over what the pods tell; return those whose seats are to stay, by seat."""
-        pods = [p for p in self._pods() if p.seat and p.live]
+        known = self._pods()
+        if known is self._looked_at:
+            return self._taken
+        pods = [p for p in known if p.seat and p.live]
         uids = {p.uid for p in pods}
         self._going = {u: n for u, n in self._going.items() if u in uids}
         self._doomed &= uids
         taken = seats.seated(p for p in pods if p.uid not in self._going)
         for name, pod in taken.items():
-            seat = Aggregator(name, pod.job, pod.node)
-            if self._wanted.get(name) != seat:  # bound before this process was there
-                self._wanted[name] = seat
+            seat = self._wanted.get(name)
+            if seat is None or (seat.job, seat.node) != (pod.job, pod.node):
+                # bound before this process was there
+                self._wanted[name] = Aggregator(name, pod.job, pod.node)
+        self._looked_at, self._taken = known, taken
         return taken
 
     def _drop(self, name: str, pod: PodView | None) -> None:
+        self._looked_at = None
         self._wanted.pop(name, None)
         self._missing_since.pop(name, None)
         if pod is not None:

@@ -153,7 +153,8 @@ class Memory:
 class Seen:
     """What is so at ``now`` (seconds): jobs, nodes with a living gateway, aggregators that run.
 
-    ``leaving`` are the names of deleted jobs.
+    ``leaving`` are the names of deleted jobs, ``reachable`` the nodes whose agent answers,
+    ``names`` those of the aggregators.
     """
 
     jobs: Sequence[JobView]
@@ -161,11 +162,12 @@ class Seen:
     running: Sequence[Aggregator]
     now: float
     leaving: Sequence[str] = ()
+    reachable: list[NodeView] = field(init=False)
+    names: frozenset[str] = field(init=False)
 
-    @property
-    def reachable(self) -> list[NodeView]:
-        """Return the nodes whose agent answers."""
-        return [n for n in self.nodes if n.epoch]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reachable", [n for n in self.nodes if n.epoch])
+        object.__setattr__(self, "names", frozenset(a.name for a in self.running))
 
 
 def decide(seen: Seen, memory: Memory, policies: PolicySettings) -> list[Action]:
@@ -215,10 +217,9 @@ def _serve(job: JobView, seen: Seen, memory: Memory, policies: PolicySettings) -
 
 def _bring_up(job: JobView, plan: Plan, seen: Seen, memory: Memory) -> Iterator[Action]:
     """Start the aggregators that a plan lacks, and apply it where it is not."""
-    names = {a.name for a in seen.running}
     reachable = {n.name for n in seen.reachable}
     for role in plan.roles:
-        if role.name not in names and role.node in reachable:
+        if role.name not in seen.names and role.node in reachable:
             yield Start(Aggregator(role.name, job.job, role.node), job.uid)
     for node in seen.reachable:
         wanted = (node.epoch, plan.assignment, plan.epoch)

@@ -59,6 +59,7 @@ class Cache(Generic[T]):
         self._on_change = on_change
         self._lock = threading.Lock()
         self._values: dict[tuple[str, str], T] = {}
+        self._told: list[T] | None = None
         self._synced = threading.Event()
         self._ended = threading.Event()
         self._watch: Watch | None = None
@@ -84,9 +85,11 @@ class Cache(Generic[T]):
         return self._synced.wait(timeout)
 
     def values(self) -> list[T]:
-        """Return everything there is now."""
+        """Return everything there is now: the same list, not to be changed, while nothing does."""
         with self._lock:
-            return list(self._values.values())
+            if self._told is None:
+                self._told = list(self._values.values())
+            return self._told
 
     def get(self, name: str, namespace: str = "") -> T | None:
         """Return one value."""
@@ -126,7 +129,7 @@ class Cache(Generic[T]):
             if value is not None:
                 fresh[_key(item)] = value
         with self._lock:
-            self._values = fresh
+            self._values, self._told = fresh, None
         self._note()
         self._synced.set()
         return version
@@ -158,6 +161,7 @@ class Cache(Generic[T]):
     def _take(self, type_: str, item: Object) -> None:
         value = None if type_ == "DELETED" else self._parsed(item)
         with self._lock:
+            self._told = None
             if value is None:
                 self._values.pop(_key(item), None)
             else:

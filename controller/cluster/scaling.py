@@ -112,8 +112,12 @@ def _seated(pod: PodView) -> bool:
 
 def _doubles(pods: Iterable[PodView]) -> list[PodView]:
     """Return the pods whose seat an older one has: two leaders gave it at the same time."""
-    found, names = [], set()
-    for pod in sorted(filter(_seated, pods), key=lambda p: (p.created, p.name)):
+    found: list[PodView] = []
+    names: set[str] = set()
+    seated = [p for p in pods if _seated(p)]
+    if len({p.seat for p in seated}) == len(seated):
+        return found
+    for pod in sorted(seated, key=lambda p: (p.created, p.name)):
         if pod.seat in names:
             found.append(pod)
         names.add(pod.seat)

@@ -91,6 +91,8 @@ def to_delete(pods: Iterable[PodView], replicas: int) -> list[PodView]:
     marked pod beyond these would hold the place of one that is wanted. Ordered by age.
     """
     live = [p for p in pods if p.live]
+    if not any(marked(p) for p in live):
+        return []
     going = sorted(live, key=_goes_first)[: max(0, len(live) - replicas)]
     gone = {p.uid for p in going}
     return sorted((p for p in live if marked(p) and p.uid not in gone), key=_age)

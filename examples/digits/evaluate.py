@@ -38,17 +38,28 @@ def main() -> None:
         default=os.environ.get("LIFL_TOKEN"),
         help="the submitter's bearer token (default: $LIFL_TOKEN)",
     )
+    parser.add_argument(
+        "--ingress",
+        default=os.environ.get("LIFL_INGRESS", ""),
+        metavar="HOST:PORT",
+        help="connect here, whatever the gateway's name is (default: $LIFL_INGRESS)",
+    )
     args = parser.parse_args()
 
     retry = Retry()
-    http = HttpClient(args.gateway, args.token)
+    http = HttpClient(args.gateway, args.token, ingress=args.ingress)
     path = f"/v1/jobs/{args.job}"
     status = retry.run(lambda: http.json("GET", path))
     job_file = status["spec"]
     samples = held_out_samples(int(job_file["spec"]["clientConfig"]["seed"]))
     net = digits.build()
     with FederatedClient(
-        args.gateway, job=args.job, client="evaluator", token=args.token, retry=retry
+        args.gateway,
+        job=args.job,
+        client="evaluator",
+        token=args.token,
+        retry=retry,
+        ingress=args.ingress,
     ) as fl:
         for version, arrays in versions(fl, http, path, retry, args.follow):
             load_into(net, arrays)

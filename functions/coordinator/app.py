@@ -2,8 +2,8 @@
 
     gunicorn -c python:functions.coordinator.gunicorn_conf functions.coordinator.app:app
 
-Why: importing this module *is* the start of the function: the store is read and
-every job goes on. It must not be imported by anything but gunicorn.
+Why: importing this module *is* the start of the function: the store is taken over
+and read, and every job goes on. It must not be imported by anything but gunicorn.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 
+from functions.coordinator.authority import end_process
 from functions.coordinator.service import Coordinator, connect_to_agent
 from functions.coordinator.settings import CoordinatorSettings
 from functions.coordinator.state import open_store
@@ -29,7 +30,7 @@ if not _settings.function.auth:
     )
 _coordinator = Coordinator(
     _settings,
-    open_store(_settings.state_url, _settings.state_password),
+    open_store(_settings.state_url, _settings.state_password, end_process),
     connect_to_agent(_settings.function),
 )
 _coordinator.start()

@@ -6,7 +6,10 @@ a canonical safetensors document written straight from shared memory; an
 optimizer's state lies beside it as raw float32 vectors, written through a
 mapping so that none is held twice. It must not know rounds or strategies.
 
-    JOB/v000012.safetensors    JOB/v000012.m.f32    JOB/v000012.v.f32
+    JOB/v000012-5e1f03aa.safetensors    JOB/v000012-5e1f03aa.m.f32
+
+The second part names the process that wrote: a predecessor that does not know yet
+that it was superseded may be making the same version in the same directory.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import contextlib
 import mmap
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ import numpy as np
 from lifl.errors import ConfigError
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
-_FILE = re.compile(r"v(\d+)\.(?:safetensors|\w+\.f32)\Z")
+_FILE = re.compile(r"v(\d+)(?:-\w+)?\.(?:safetensors|\w+\.f32|incoming)(?:\.part)?\Z")
 
 
 @dataclass(slots=True)
@@ -34,11 +37,16 @@ class Draft:
 
     directory: Path
     version: int
+    writer: str = ""
     _files: dict[Path, int] = field(default_factory=dict)
+
+    def name(self, kind: str) -> str:
+        """Return the name of a file of this version."""
+        return f"v{self.version:06d}{self.writer and '-' + self.writer}.{kind}"
 
     def write_model(self, document: memoryview) -> str:
         """Write the model's document; return the file's final name."""
-        name = f"v{self.version:06d}.safetensors"
+        name = self.name("safetensors")
         fd = self._create(name)
         rest = document
         while rest:
@@ -47,11 +55,11 @@ class Draft:
 
     def map_model(self, size: int) -> tuple[str, mmap.mmap]:
         """Return the model file's final name and its ``size`` bytes, to be filled."""
-        return self._map(f"v{self.version:06d}.safetensors", size)
+        return self._map(self.name("safetensors"), size)
 
     def map_vector(self, name: str, elements: int) -> tuple[str, Floats]:
         """Return a state vector's final file name and the vector, to be filled."""
-        file, mapped = self._map(f"v{self.version:06d}.{name}.f32", elements * 4)
+        file, mapped = self._map(self.name(f"{name}.f32"), elements * 4)
         return file, np.frombuffer(mapped, np.float32)
 
     def _map(self, name: str, size: int) -> tuple[str, mmap.mmap]:
@@ -92,15 +100,16 @@ class Draft:
 
 
 class Checkpoints:
-    """One job's directory of versions."""
+    """One job's directory of versions; ``writer`` is in the names of those made here."""
 
-    def __init__(self, root: Path, job: str) -> None:
+    def __init__(self, root: Path, job: str, writer: str = "") -> None:
         self.directory = root / job
+        self._writer = writer
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def draft(self, version: int) -> Draft:
         """Begin a version."""
-        return Draft(self.directory, version)
+        return Draft(self.directory, version, self._writer)
 
     def path(self, name: str) -> Path:
         """Return where a file of a version lies."""
@@ -147,10 +156,9 @@ class Checkpoints:
         except FileNotFoundError:
             raise ConfigError(f"the checkpoint {path} is missing") from None
 
-    def prune(self, versions: Iterable[int]) -> None:
-        """Remove the files of all versions but these."""
-        wanted = set(versions)
+    def prune(self, oldest: int) -> None:
+        """Remove the files of versions before ``oldest``; later ones may be a successor's."""
         for path in self.directory.iterdir():
             match = _FILE.match(path.name)
-            if match and int(match[1]) not in wanted:
+            if match and int(match[1]) < oldest:
                 path.unlink(missing_ok=True)

@@ -247,7 +247,7 @@ class Engine(threading.Thread):
         self.commit_seconds = time.monotonic() - start
         version = self._job.version.version
         log.info("job %s: version %d (%.0f ms)", link.job, version, self.commit_seconds * 1e3)
-        self._checkpoints.prune(range(version + 1 - self._keep, version + 1))
+        self._checkpoints.prune(version + 1 - self._keep)
 
     def _make(self, shelf: Shelf) -> tuple[RoundRecord, SlotRef]:
         """Make a version and commit it; on an error nothing has happened."""

@@ -41,7 +41,7 @@ def receive(checkpoints: Checkpoints, length: int, read: Read) -> InitialModel:
     ConfigError
         if it holds nothing that could be aggregated.
     """
-    incoming = checkpoints.path("incoming.part")
+    incoming = checkpoints.path(checkpoints.draft(0).name("incoming.part"))
     try:
         with open(incoming, "w+b", buffering=0, opener=_private) as f:
             layout, schema = _store(f.fileno(), length, read)

@@ -105,8 +105,9 @@ class Job:
 
     def claim(self, ask: ClaimRequest) -> tuple[Claim, bool]:
         """Decide on an update: its claim, and whether it is a duplicate; raises Refused."""
-        with self._lock:
+        with self._judging():
             claim, duplicate, effects = self._updates.claim(ask)
+            self._confirm_unless(effects)
             self._apply(effects)
         crash.point("claimed")
         return claim, duplicate
@@ -119,7 +120,7 @@ class Job:
         told by what is returned: call it when the gateway has its answer, for
         it is the one everybody waits for.
         """
-        with self._lock:
+        with self._judging():
             self._check_boot(place.node, boot)
             effects = self._updates.sealed(serial, place, digest, self._clock())
             tell = self._write_now(effects)
@@ -130,7 +131,7 @@ class Job:
         self, ask: ClaimRequest, assignment: int, place: Place, digest: str, boot: str | None
     ) -> Counted:
         """Claim and count an update at once; raises Refused. See :meth:`sealed`."""
-        with self._lock:
+        with self._judging():
             self._check_boot(place.node, boot)
             claim, duplicate, effects = self._updates.count(
                 ask, assignment, place, digest, self._clock()
@@ -146,21 +147,25 @@ class Job:
 
     def transfer(self, ask: Transfer) -> bool:
         """Let a partial go to another node; True if it is there already; raises Refused."""
-        with self._lock, self._lossy():
+        with self._judging(), self._lossy():
             arrived, effects = self._updates.transfer(ask, self._clock())
+            self._confirm_unless(effects)
             self._apply(effects)
             return arrived
 
     def transferred(self, assignment: int, serial: int, place: Place, boot: str | None) -> None:
         """Count a partial as being on the node it was sent to; ``boot`` and errors as above."""
-        with self._lock, self._lossy():
+        with self._judging(), self._lossy():
             self._check_boot(place.node, boot)
-            self._apply(self._updates.transferred(assignment, serial, place, self._clock()))
+            effects = self._updates.transferred(assignment, serial, place, self._clock())
+            self._confirm_unless(effects)
+            self._apply(effects)
 
     def partial(self, assignment: int, cover: Sequence[int]) -> bool:
         """Decide whether a partial that reached the coordinator is kept."""
         with self._lock:
             kept, effects = self._updates.partial(assignment, cover, self._clock())
+            self._confirm_unless(effects)
             self._apply(effects)
             return kept
 
@@ -194,6 +199,7 @@ class Job:
             if boot is not None:
                 self._boots[node] = boot
             unknown, effects = losses.inventory(self.rounds, node, serials, self._clock())
+            self._confirm_unless(effects)
             self._apply(effects)
             return unknown
 
@@ -277,6 +283,21 @@ class Job:
 
     # -- inside ---------------------------------------------------------------
 
+    @contextmanager
+    def _judging(self) -> Iterator[None]:
+        """Keep the lock; refuse as the authority only: what is refused is thrown away."""
+        with self._lock:
+            try:
+                yield
+            except Refused:
+                self._store.confirm()
+                raise
+
+    def _confirm_unless(self, effects: Effects) -> None:
+        """Make sure that an answer for which nothing is written is still ours to give."""
+        if not effects.change:
+            self._store.confirm()
+
     def _check_boot(self, node: str, boot: str | None) -> None:
         if boot is not None and self._boots.get(node, boot) != boot:
             raise Refused(409, "claim-gone", f"gateway {node} was restarted since")
@@ -289,6 +310,7 @@ class Job:
 
     def _write_now(self, effects: Effects) -> Tell:
         """Write; return what tells watchers, later."""
+        self._confirm_unless(effects)
         try:
             self._write(effects)
         except LiflError:

@@ -19,6 +19,7 @@ from typing import Any
 
 from functions.coordinator import jobs as jobfile
 from functions.coordinator.alarm import Alarm
+from functions.coordinator.authority import Guard
 from functions.coordinator.engine import Connect, Engine
 from functions.coordinator.initial import Read
 from functions.coordinator.leaving import Leaving
@@ -76,6 +77,7 @@ class Coordinator:
         self._receiving: set[str] = set()
         self._leaving = Leaving(store, settings.checkpoints)
         self._alarm = Alarm(self._tick, self._overslept)
+        self._guard = Guard(store.confirm)
         self._starter = Starter(settings, store, self.revisions, connect, self._alarm.ring)
 
     def start(self) -> None:
@@ -90,11 +92,13 @@ class Coordinator:
         expected = {n for job in self._jobs.values() for n in job.nodes()}
         self.nodes.expect(expected, time.monotonic())
         self._alarm.start()
+        self._guard.start()
 
     def close(self) -> None:
         """Let watchers go, end all threads and close the store."""
         self.revisions.close()
         self._alarm.close()
+        self._guard.close()
         engines = list(self.engines.values())
         for engine in engines:
             engine.stop()
@@ -117,6 +121,7 @@ class Coordinator:
         job = self._jobs.get(name)
         record = job.record if job is not None else self._records.get(name)
         if record is None:
+            self.store.confirm()  # a successor may know it
             if name in self._leaving:
                 raise Refused(404, "job-deleted", f"job {name} is being deleted")
             raise Refused(404, "no-such-job", f"there is no job {name[:80]!r}")

@@ -7,6 +7,7 @@ restarted; both go the same way. It must not know HTTP, nor which jobs there are
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -43,6 +44,7 @@ class Starter:
         self._revisions = revisions
         self._connect = connect
         self._wake = wake
+        self._writer = secrets.token_hex(4)
 
     def receive(self, record: JobRecord, length: int, read: Read) -> JobRecord:
         """Make version 0 of the model that ``read`` brings, durably; return the job's new record.
@@ -90,4 +92,4 @@ class Starter:
         return replace(spec, rules=replace(spec.rules, stall=self._settings.round_stall))
 
     def _checkpoints(self, record: JobRecord) -> Checkpoints:
-        return Checkpoints(self._settings.checkpoints, record.name)
+        return Checkpoints(self._settings.checkpoints, record.name, self._writer)

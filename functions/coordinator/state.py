@@ -15,10 +15,11 @@ It must not know a foreign library, nor decide anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from functions.coordinator.authority import Superseded, ignore
 from functions.coordinator.records import (
     Claim,
     JobRecord,
@@ -90,9 +91,14 @@ class Snapshot:
 class StateStore(Protocol):
     """A place that outlives the process. Safe for several threads.
 
-    Every method raises ``Unavailable`` when the store cannot be reached or
-    cannot write; then nothing of the call has happened.
+    To open it is to take it over: read after that, it is as the predecessor left it
+    for good. Every method raises ``Unavailable`` when the store cannot be reached or
+    cannot write; then nothing of the call has happened. All that write, and
+    :meth:`confirm`, raise ``Superseded``, one of those, once somebody else has opened it.
     """
+
+    def confirm(self) -> None:
+        """Do nothing if the store is still ours, but show that we are there."""
 
     def create_job(self, job: JobRecord) -> bool:
         """Add a job; False, and nothing happens, if the name is taken."""
@@ -127,25 +133,28 @@ class StateStore(Protocol):
         """Give connections back."""
 
 
-def open_store(url: str, password: str = "") -> StateStore:
-    """Open the store that ``url`` names: ``sqlite:///PATH`` or ``redis://...``.
+def open_store(
+    url: str, password: str = "", superseded: Callable[[Superseded], None] = ignore
+) -> StateStore:
+    """Open and take over the store that ``url`` names: ``sqlite:///PATH`` or ``redis://...``.
 
-    ``password`` is Redis's, unless the URL has one.
+    ``password`` is Redis's, unless the URL has one. ``superseded`` is called before
+    ``Superseded`` is raised.
 
     Raises
     ------
     ConfigError
         if the scheme is unknown.
     Unavailable
-        if the store does not answer.
+        if the store does not answer, or who has superseded this host keeps it.
     """
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and rest.startswith("/"):
         from functions.coordinator.state_sqlite import SqliteStore
 
-        return SqliteStore(rest)
+        return SqliteStore(rest, superseded)
     if scheme in ("redis", "rediss", "unix"):
         from functions.coordinator.state_redis import RedisStore
 
-        return RedisStore(url, password)
+        return RedisStore(url, password, superseded)
     raise ConfigError(f"LIFL_STATE_URL is {url!r}; use sqlite:///PATH or redis://HOST:PORT/DB")

@@ -5,6 +5,8 @@ of microseconds and survives the process's death; ``FULL`` syncs the log, for
 what must survive a power cut (see :mod:`functions.coordinator.state`). Both
 write the same log, so a durable commit also carries all claims before it.
 
+Whose the file is says one row of it, which every transaction reads first.
+
 Records are JSON beside the columns they are looked up by. It must not decide
 anything.
 """
@@ -12,6 +14,7 @@ anything.
 from __future__ import annotations
 
 import json
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from functions.coordinator.authority import Superseded, ignore
 from functions.coordinator.records import (
     Claim,
     JobRecord,
@@ -35,6 +39,8 @@ T = TypeVar("T")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     name TEXT PRIMARY KEY, created REAL NOT NULL, doc TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS authority (
+    id INTEGER PRIMARY KEY CHECK (id = 1), epoch INTEGER NOT NULL, token TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rounds (
     job TEXT PRIMARY KEY, doc TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS claims (
@@ -56,15 +62,22 @@ BUSY_SECONDS = 30.0
 class SqliteStore:
     """See :class:`functions.coordinator.state.StateStore`."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, superseded: Callable[[Superseded], None] = ignore) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
+        self._path, self._superseded = path, superseded
+        self._token = secrets.token_hex(8)
         self._lock = threading.Lock()
         with _unavailable():
             self._quick = self._connect(path, "NORMAL")
             self._durable = self._connect(path, "FULL")
             self._quick.executescript(SCHEMA)
+            self._quick.execute(
+                "INSERT INTO authority VALUES (1, 1, ?)"
+                " ON CONFLICT (id) DO UPDATE SET epoch = epoch + 1, token = excluded.token",
+                (self._token,),
+            )
 
     @staticmethod
     def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
@@ -74,6 +87,11 @@ class SqliteStore:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute(f"PRAGMA synchronous={synchronous}")
         return db
+
+    def confirm(self) -> None:
+        """Do nothing if the file is still ours; no sign is needed, who starts takes it over."""
+        with self._lock, _unavailable():
+            self._check(self._quick)
 
     def create_job(self, job: JobRecord) -> bool:
         """Add a job; False if the name is taken."""
@@ -192,12 +210,22 @@ class SqliteStore:
         with self._lock, _unavailable():
             db.execute("BEGIN IMMEDIATE")
             try:
+                self._check(db)
                 yield db
                 db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+
+    def _check(self, db: sqlite3.Connection) -> None:
+        epoch, token = db.execute("SELECT epoch, token FROM authority").fetchone()
+        if token != self._token:
+            why = Superseded(
+                f"another coordinator has taken over {self._path} (the {epoch}th that had it)"
+            )
+            self._superseded(why)
+            raise why
 
 
 def _put_job(db: sqlite3.Connection, job: JobRecord) -> None:

@@ -1,12 +1,14 @@
 """Which platform a command speaks to, and with which token.
 
 Why: on the local platform nothing has to be configured; elsewhere a URL and a
-token come from options or the environment. A job's key stays in a file that
-only its submitter can read.
+token come from options or the environment, or the platform's secret does, of
+which the token is made. A job's key stays in a file that only its submitter can
+read.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import update_wrapper
 from pathlib import Path
@@ -20,6 +22,7 @@ from lifl.errors import ConfigError
 from lifl.naming import check_name
 from lifl.platform import running
 from lifl.platform.paths import Paths, write_text
+from lifl.settings import secret
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,7 +55,8 @@ class Access:
         """Return a client with the best token there is for ``job``.
 
         That is the one given, else one made from the job's key, else one made
-        from the secret of the local platform.
+        from the platform's secret: LIFL_PLATFORM_SECRET, or that of the local one.
+        Raises ConfigError if that is no key.
         """
         return HttpClient(self.url, self._token or self._made_token(job), ingress=self._ingress)
 
@@ -63,10 +67,10 @@ class Access:
     def _made_token(self, job: str | None) -> str | None:
         if job is not None and (self._key is not None or self._key_file(job).exists()):
             return mint_submitter_token(self.key(job), job)
-        secret = self.paths.state / "platform.secret"
-        if secret.exists():
-            return mint_platform_token(bytes.fromhex(self.paths.secret()), "cli")
-        return None
+        key = secret(os.environ, "LIFL_PLATFORM_SECRET")
+        if not key and (self.paths.state / "platform.secret").exists():
+            key = bytes.fromhex(self.paths.secret())
+        return mint_platform_token(key, "cli") if key else None
 
     def key(self, job: str) -> bytes:
         """Return the key given, or that of a job submitted from here; raises ConfigError."""

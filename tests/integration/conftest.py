@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import redis
 
 from ebpf.agent import loader
 from ebpf.agent.kernel_switch import KernelSwitch
@@ -67,3 +70,30 @@ def kernel_switch(
 ) -> OpenSwitch:
     """Open the kernel switch, or skip where it cannot be; with LIFL_REQUIRE_EBPF set, fail."""
     return switch_by(request.param)
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    """Start a redis-server on a UNIX socket of the test's own; stop it by its process."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.fail("redis-server is not installed (apt-get install redis-server)")
+    socket = tmp_path / "redis.sock"
+    options = ["--port", "0", "--unixsocket", str(socket), "--dir", str(tmp_path), "--save", ""]
+    with (tmp_path / "redis.log").open("wb") as log:
+        server = subprocess.Popen([program, *options, "--appendonly", "yes"], stdout=log)
+    try:
+        client = redis.Redis(unix_socket_path=str(socket))
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                client.ping()
+                break
+            except redis.ConnectionError:
+                assert server.poll() is None and time.monotonic() < deadline
+                time.sleep(0.02)
+        client.close()
+        yield f"unix://{socket}"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(10)

@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
+from functions.coordinator.authority import SUPERSEDED_STATUS
+from functions.coordinator.state import open_store
 from lifl.auth import mint_platform_token
 from lifl.client.http import HttpClient, HttpError
 from lifl.dataplane import registration as registration_module
@@ -432,3 +434,55 @@ def test_a_graceful_end_lets_watches_go_at_once(platform):
     watcher.join(5)
     assert answers[0]["rev"] == rev
     assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+def test_the_newer_of_two_coordinators_goes_on_and_the_older_ends(
+    request, platform, tmp_path, kind
+):
+    """A rolling update: the new one starts beside the old one, in the middle of a round."""
+    url = (
+        f"sqlite://{tmp_path}/lifl.db" if kind == "sqlite" else request.getfixturevalue("redis_url")
+    )
+    p = platform(LIFL_STATE_URL=url)
+    p.submit()
+    p.run_round(1)
+    assignment = p.plan()
+    p.post(2, assignment, 0)
+    old, old_http = p.processes["coordinator"], p.http
+    request.addfinalizer(old.kill)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        p.port = s.getsockname()[1]
+    p.http = HttpClient(
+        f"http://127.0.0.1:{p.port}", mint_platform_token(bytes.fromhex(SECRET), "t")
+    )
+    p.start_coordinator(LIFL_STATE_URL=url)
+    until(lambda: p.quietly("GET", "/readyz"))
+    ask = {
+        "job": JOB,
+        "round": 2,
+        "client": CLIENTS[0],
+        "node": NODE,
+        "num_samples": SAMPLES[0],
+        "nbytes": 1,
+    }
+    with pytest.raises(Unavailable):  # it knows this update; to say so is no longer its part
+        old_http.json("POST", "/internal/v1/claims", ask)
+    old_http.close()
+    assert old.wait(10) == SUPERSEDED_STATUS
+    assert p.log("coordinator").count("this one ends") == 1
+    assert p.patiently("POST", "/internal/v1/claims", ask)["duplicate"]
+    p.post(2, assignment, 1)
+    p.post(2, assignment, 2)
+    until(lambda: p.view()["version"] == 2)
+    p.wait_ready("coordinator")
+    check_result(p)
+    assert p.processes["coordinator"].poll() is None
+
+
+def test_an_idle_coordinator_that_was_superseded_ends_by_itself(platform, tmp_path):
+    url = f"sqlite://{tmp_path}/lifl.db"
+    p = platform(LIFL_STATE_URL=url)
+    open_store(url).close()
+    assert p.processes["coordinator"].wait(10) == SUPERSEDED_STATUS

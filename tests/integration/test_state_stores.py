@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
+import secrets
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +16,11 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from functions.coordinator import state_redis
+from functions.coordinator.authority import Superseded
 from functions.coordinator.records import (
     Claim,
     ClaimState,
@@ -30,6 +33,7 @@ from functions.coordinator.records import (
     VersionRecord,
 )
 from functions.coordinator.state import Change, Commit, StateStore, open_store
+from functions.coordinator.state_redis import RedisStore
 from lifl.errors import ConfigError, Unavailable
 
 JOB = JobRecord("digits", {"spec": {"rounds": 2}}, 12.5, "ab" * 32, 1000)
@@ -47,33 +51,6 @@ def claim(serial: int, assignment: int = 1, **changes: object) -> Claim:
 
 def transfer(serial: int, assignment: int = 1) -> Transfer:
     return Transfer(serial, assignment, "node-1", "node-0", (serial, serial + 1), 2.5, True, 3, 4)
-
-
-@pytest.fixture
-def redis_url(tmp_path: Path) -> Iterator[str]:
-    """Start a redis-server on a UNIX socket of the test's own; stop it by its process."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.fail("redis-server is not installed (apt-get install redis-server)")
-    socket = tmp_path / "redis.sock"
-    options = ["--port", "0", "--unixsocket", str(socket), "--dir", str(tmp_path), "--save", ""]
-    with (tmp_path / "redis.log").open("wb") as log:
-        server = subprocess.Popen([program, *options, "--appendonly", "yes"], stdout=log)
-    try:
-        client = redis.Redis(unix_socket_path=str(socket))
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                client.ping()
-                break
-            except redis.ConnectionError:
-                assert server.poll() is None and time.monotonic() < deadline
-                time.sleep(0.02)
-        client.close()
-        yield f"unix://{socket}"
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(10)
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -232,9 +209,9 @@ def test_a_removed_job_leaves_nothing_but_its_marker(store, reopen):
     assert (snapshot.version, snapshot.round) == (None, None)
     assert not (snapshot.claims or snapshot.transfers or snapshot.clients)
     assert again.history("digits") == []
-    assert not store.create_job(JOB)
-    store.remove_job("digits")
-    assert store.create_job(JOB)
+    assert not again.create_job(JOB)
+    again.remove_job("digits")
+    assert again.create_job(JOB)
     assert reopen().load("other").version == VERSION
     assert len(reopen().history("other")) == 1
 
@@ -305,9 +282,10 @@ def test_a_transaction_that_fails_changes_nothing(store, reopen):
     broken = Change(claims=[claim(2), claim(3, metrics={"not json": object()})])
     with pytest.raises(TypeError):
         store.write("digits", broken)
-    assert [c.serial for c in reopen().load("digits").claims] == [1]
-    store.write("digits", Change(claims=[claim(4)]))
-    assert len(store.load("digits").claims) == 2
+    again = reopen()
+    assert [c.serial for c in again.load("digits").claims] == [1]
+    again.write("digits", Change(claims=[claim(4)]))
+    assert len(again.load("digits").claims) == 2
 
 
 def test_sqlite_that_fails_is_unavailable(tmp_path):
@@ -346,3 +324,157 @@ def test_the_database_is_its_owners_alone(tmp_path):
     store = open_store(f"sqlite://{tmp_path}/deep/lifl.db")
     assert (tmp_path / "deep" / "lifl.db").stat().st_mode & 0o077 == 0
     store.close()
+
+
+# -- whose it is ---------------------------------------------------------------
+
+WRITES: dict[str, Callable[[StateStore], object]] = {
+    "create_job": lambda s: s.create_job(replace(JOB, name="late")),
+    "put_job": lambda s: s.put_job(replace(JOB, state=JobState.STOPPED)),
+    "remove_job": lambda s: s.remove_job("digits"),
+    "write": lambda s: s.write("digits", Change(claims=[claim(9)], clients=["z"], dropped=[1])),
+    "commit": lambda s: s.commit(
+        Commit(
+            replace(JOB, state=JobState.DONE),
+            replace(VERSION, version=2),
+            Change(round=replace(ROUND, round=3), forget_before=9),
+            replace(SUMMARY, version=2),
+        )
+    ),
+    "add_evaluation": lambda s: s.add_evaluation("digits", 1, 0.1, 0.2),
+    "confirm": lambda s: s.confirm(),
+}
+
+
+def everything(store: StateStore) -> tuple[object, ...]:
+    return store.jobs(), store.load("digits"), store.history("digits")
+
+
+def fill(store: StateStore) -> None:
+    store.create_job(JOB)
+    store.write("digits", Change(claims=[claim(1)], clients=["a"], transfers=[transfer(1)]))
+    store.commit(Commit(JOB, VERSION, Change(round=ROUND), SUMMARY))
+
+
+@pytest.mark.parametrize("late", WRITES)
+def test_who_was_superseded_writes_nothing(url, late):
+    told: list[Superseded] = []
+    old = open_store(url, superseded=told.append)
+    fill(old)
+    new = open_store(url, superseded=lambda _: pytest.fail("the newest is superseded by nobody"))
+    before = everything(new)
+    for _ in range(2):
+        with pytest.raises(Superseded, match="taken over"):
+            WRITES[late](old)
+    assert len(told) == 2
+    assert everything(new) == before
+    for write in WRITES.values():
+        write(new)
+    assert everything(new) != before
+    old.close()
+    new.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite", "redis"], indirect=True)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(st.sampled_from(["open", "write"]), st.integers(0, 5))))
+def test_at_any_time_only_the_last_who_opened_it_writes(url, reopen, steps):
+    """Whatever the order in which coordinators start and write."""
+    stores, job = [reopen()], secrets.token_hex(8)
+    written: list[int] = []
+    for serial, (step, which) in enumerate(steps):
+        if step == "open":
+            stores.append(reopen())
+            assert [c.serial for c in stores[-1].load(job).claims] == written
+            continue
+        store = stores[which % len(stores)]
+        if store is stores[-1]:
+            store.write(job, Change(claims=[claim(serial)]))
+            written.append(serial)
+        else:
+            with pytest.raises(Superseded):
+                store.write(job, Change(claims=[claim(serial)]))
+    assert [c.serial for c in stores[-1].load(job).claims] == written
+
+
+def test_two_that_write_at_once_never_both_succeed_after_a_takeover(url):
+    """What the old one was told is written is what the new one reads, to the last claim."""
+    old = open_store(url)
+    done: list[int] = []
+
+    def write() -> None:
+        with pytest.raises(Superseded):
+            for serial in range(100_000):
+                old.write("digits", Change(claims=[claim(serial)]))
+                done.append(serial)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while len(done) < 50:
+        time.sleep(0.001)
+    new = open_store(url)
+    found = [c.serial for c in new.load("digits").claims]
+    writer.join()
+    assert [c.serial for c in new.load("digits").claims] == found == done
+    old.close()
+    new.close()
+
+
+def test_many_fields_go_in_one_step(store):
+    """More than a script takes in one command."""
+    claims = [claim(serial) for serial in range(9000)]
+    store.write("digits", Change(claims=claims, clients=[c.client for c in claims]))
+    assert len(store.load("digits").clients) == 9000
+    store.write("digits", Change(dropped=list(range(8500))))
+    assert len(store.load("digits").claims) == 500
+    store.write("digits", Change(forget_before=2))
+    assert not store.load("digits").claims
+
+
+def test_a_superseded_host_that_starts_again_waits_for_the_newer_one_to_go(redis_url, monkeypatch):
+    """A platform restarts what ended; the two must not end one another in turn."""
+    monkeypatch.setattr(state_redis, "LAPSE_SECONDS", 0.6)
+    monkeypatch.setattr(state_redis, "LOOK_SECONDS", 0.05)
+
+    def start(pod: str, standby: float = 0.0) -> RedisStore:
+        opened.append(RedisStore(redis_url, holder=pod, standby=standby))
+        return opened[-1]
+
+    opened: list[RedisStore] = []
+    old = start("pod-a")
+    new = start("pod-b")
+    with pytest.raises(Superseded, match=r"pod-b, epoch 2"):
+        old.confirm()
+    for _ in range(3):
+        new.confirm()
+        with pytest.raises(Unavailable, match=r"pod-b's"):
+            start("pod-a")
+    new = start("pod-b")  # its process was restarted: nobody else had it
+    new.confirm()
+    third = start("pod-c")  # nor has a pod that was never superseded to wait
+    with pytest.raises(Superseded):
+        new.confirm()
+    third.confirm()
+    began = time.monotonic()
+    again = start("pod-a", standby=10.0)  # pod-c gives no sign any more
+    assert 0.3 < time.monotonic() - began < 5
+    again.confirm()
+    with pytest.raises(Superseded):
+        third.confirm()
+    with pytest.raises(Unavailable):
+        start("pod-c")
+    for store in opened:
+        store.close()
+
+
+def test_an_emptied_redis_is_nobodys(redis_url):
+    store = open_store(redis_url)
+    client = redis.Redis.from_url(redis_url)
+    client.flushall()
+    client.close()
+    with pytest.raises(Superseded, match="emptied"):
+        store.write("digits", Change(claims=[claim(1)]))
+    store.close()
+    again = open_store(redis_url)
+    assert not again.load("digits").claims
+    again.close()

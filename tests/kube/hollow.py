@@ -52,7 +52,8 @@ class Loop:
     def stop(self) -> None:
         """End it, and raise what went wrong in it."""
         self._ended.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         if self.problem is not None:
             raise self.problem
 

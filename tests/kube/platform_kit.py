@@ -104,8 +104,8 @@ class Platform:
 
     # -- parts --
 
-    def start_controller(self, webhook_port: int = 0) -> Controller:
-        """Start one more controller; the webhook is the first one's."""
+    def start_controller(self, webhook_port: int = 0, **more: str) -> Controller:
+        """Start one more controller, with ``more`` settings; the webhook is the first one's."""
         number = len(self.controllers)
         log = self.folder / f"controller-{number}.log"
         port = webhook_port or free_port()
@@ -124,6 +124,7 @@ class Platform:
             "LIFL_IDENTITY_NAME": f"controller-{number}",
             "LIFL_KEEP_SECONDS": str(KEEP_SECONDS),
             "LIFL_LOG_LEVEL": "INFO",
+            **more,
         }
         with log.open("ab") as out:
             process = subprocess.Popen(
@@ -133,12 +134,12 @@ class Platform:
         self.controllers.append(found)
         return found
 
-    def start_node(self, name: str) -> hollow.Node:
-        """Start a node with its agent."""
+    def start_node(self, name: str, number: int = 0, *, kubelet: bool = True) -> hollow.Node:
+        """Start a node with its agent; without its ``kubelet`` nobody runs its pods."""
         node = hollow.Node(
             self.cluster,
             name,
-            len(self.nodes) + 1,
+            number or len(self.nodes) + 1,
             self.folder,
             namespace=FUNCTIONS,
             fixed={"coordinator": COORDINATOR},
@@ -148,7 +149,8 @@ class Platform:
         self.nodes.append(node)
         self._write_certificates(node)
         node.start_agent({"LIFL_PLATFORM_SECRET": self.secret, "LIFL_TLS_DIR": str(tls)}, SYSTEM)
-        node.start()
+        if kubelet:
+            node.start()
         return node
 
     def _write_certificates(self, node: hollow.Node) -> None:
@@ -295,11 +297,11 @@ def platform(server: ApiServer, *, nodes: int = 2, controllers: int = 1) -> Iter
     cluster = Cluster.connect(server.admin)
     found = Platform(server, cluster, folder, secrets.token_hex(32))
     try:
-        _prepare(found)
+        prepare(found)
         port = free_port()
-        _point_webhook(cluster, port)
+        point_webhook(cluster, port)
         found.start_controller(port)
-        until(lambda: _has_bundle(cluster), "the webhook's certificate", 60.0)
+        until(lambda: has_bundle(cluster), "the webhook's certificate", 60.0)
         for _ in range(1, controllers):
             found.start_controller()
         for i in range(nodes):
@@ -311,10 +313,11 @@ def platform(server: ApiServer, *, nodes: int = 2, controllers: int = 1) -> Iter
         print(found.logs())
         raise
     finally:
-        _end(found)
+        end(found)
 
 
-def _end(found: Platform) -> None:
+def end(found: Platform) -> None:
+    """End everything but the API server."""
     for controller in found.controllers:
         if controller.process.poll() is None:
             controller.process.kill()
@@ -327,7 +330,8 @@ def _end(found: Platform) -> None:
     shutil.rmtree(found.folder, ignore_errors=True)
 
 
-def _prepare(found: Platform) -> None:
+def prepare(found: Platform) -> None:
+    """Have the API server know jobs, namespaces, roles, and the functions' Deployments."""
     cluster = found.cluster
     install(cluster)
     labels = {"lifl.dev/functions": "enabled"}
@@ -381,7 +385,7 @@ def _deployment(found: Platform, function: str, replicas: int) -> Object:
     }
 
 
-def _point_webhook(cluster: Cluster, port: int) -> None:
+def point_webhook(cluster: Cluster, port: int) -> None:
     """Put the manifest's webhook in, served by a process of this machine instead of a Service."""
     body = yaml.safe_load((REPO / "deploy/controller/310-webhook.yaml").read_text())
     body["webhooks"][0]["clientConfig"] = {"url": f"https://localhost:{port}/mutate"}
@@ -389,6 +393,7 @@ def _point_webhook(cluster: Cluster, port: int) -> None:
         cluster.create(WEBHOOK, body)
 
 
-def _has_bundle(cluster: Cluster) -> bool:
+def has_bundle(cluster: Cluster) -> bool:
+    """Say whether a controller has put its authority in the webhook."""
     (hook,) = cluster.get(WEBHOOK, "lifl")["webhooks"]
     return bool(hook["clientConfig"].get("caBundle"))

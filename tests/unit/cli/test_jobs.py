@@ -71,7 +71,8 @@ def lifl(
     """Run the command with an empty LIFL_HOME; return exit code, stdout and stderr."""
     monkeypatch.setenv("LIFL_HOME", str(tmp_path))
     monkeypatch.setattr(jobs, "WATCH_SECONDS", 0.01)
-    for name in ("LIFL_GATEWAY", "LIFL_TOKEN", "LIFL_JOB_KEY"):
+    secrets = ("LIFL_JOB_KEY", "LIFL_PLATFORM_SECRET", "LIFL_PLATFORM_SECRET_FILE")
+    for name in ("LIFL_GATEWAY", "LIFL_TOKEN", *secrets):
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -120,6 +121,36 @@ def test_the_given_key_goes_before_the_kept_one(lifl, tmp_path) -> None:
 def test_what_is_no_key_is_refused_and_not_quoted(lifl, key) -> None:
     code, _, err = lifl("token", "digits", "c1", "--key", key)
     assert (code, "64 hex digits" in err, key in err) == (2, True, False)
+
+
+# -- the platform's token ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["variable", "file"])
+def test_the_platforms_token_is_made_of_its_secret(lifl, gateway, tmp_path, monkeypatch, way):
+    secret = bytes(range(50, 82))
+    (tmp_path / "state").mkdir()
+    write_text(tmp_path / "state" / "platform.secret", "ab" * 32)  # another, local platform's
+    if way == "variable":
+        monkeypatch.setenv("LIFL_PLATFORM_SECRET", secret.hex())
+    else:
+        file = tmp_path / "secret"
+        file.write_text(f"{secret.hex()}\n")
+        monkeypatch.setenv("LIFL_PLATFORM_SECRET_FILE", str(file))
+    gateway.answers["GET", "/v1/jobs"] = [(200, {"jobs": []})]
+    code, _, err = lifl("list", "--gateway", gateway.url)
+    assert code == 0, err
+    code, _, _ = lifl("list", "--gateway", gateway.url, "--token", "mine")
+    assert code == 0
+    made, given = (token for _, _, token, _ in gateway.asked)
+    assert (auth.verify(made, secret, auth.PLATFORM_AUDIENCE, "platform"), given) == ("cli", "mine")
+
+
+def test_a_platforms_secret_that_is_none_is_not_quoted(lifl, gateway, monkeypatch) -> None:
+    monkeypatch.setenv("LIFL_PLATFORM_SECRET", "topsecret")
+    code, _, err = lifl("list", "--gateway", gateway.url)
+    assert (code, "LIFL_PLATFORM_SECRET" in err, "topsecret" in err) == (2, True, False)
+    assert not gateway.asked
 
 
 # -- the initial model -------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from controller.planning import make_plan
 from controller.settings import PolicySettings
@@ -70,3 +71,19 @@ def test_a_node_without_room_for_an_aggregator_is_passed_over_if_another_has() -
     assert plan(4, full, free).nodes == ("b",)
     assert plan(4, full).nodes == ("a",)
     assert plan(4, NodeView("b", ""), full).nodes == ("a",)
+
+
+def test_a_job_stays_where_its_aggregators_are_warm_although_the_coordinator_is_elsewhere() -> None:
+    nodes = NodeView("a", "1"), NodeView("b", "1")
+    at_home = replace(job(10), home="a")
+    warm = [Aggregator(f"j-agg-{i}", "j", "b") for i in range(6)]
+    foreign = [Aggregator("o-agg-0", "o", "b")]
+
+    def chosen(running: list[Aggregator], policies: PolicySettings = POLICIES) -> set[str]:
+        made = make_plan(at_home, (), nodes, running, previous=None, policies=policies)
+        return set(made.clients.values())
+
+    assert chosen([]) == chosen(foreign) == {"a"}
+    assert chosen(warm) == {"b"}
+    assert chosen(warm, replace(POLICIES, reuse=False)) == {"a"}
+    assert chosen([Aggregator("j-agg-0", "j", "lost")]) == {"a"}

@@ -65,6 +65,21 @@ def test_no_descriptor_is_left_open(checkpoints, no_leaks):
         (draft.keep if version else draft.discard)()
 
 
+def test_two_who_make_the_same_version_do_not_meet(checkpoints, tmp_path):
+    """A coordinator that was superseded, and does not know yet, and its successor."""
+    drafts = [Checkpoints(tmp_path, "digits", writer).draft(1) for writer in ("old", "new")]
+    made = [d.write_model(memoryview(c)) for d, c in zip(drafts, (b"abc", b"xyz"), strict=True)]
+    drafts[1].keep()
+    drafts[0].keep()
+    assert checkpoints.path(made[1]).read_bytes() == b"xyz"
+    abandoned = Checkpoints(tmp_path, "digits", "dead").draft(1)
+    abandoned.write_model(memoryview(b"abc"))
+    checkpoints.prune(1)
+    assert len(names(checkpoints)) == 3
+    checkpoints.prune(2)
+    assert names(checkpoints) == []
+
+
 def test_prune_keeps_what_it_is_told_and_strangers(checkpoints):
     for version in range(4):
         draft = checkpoints.draft(version)
@@ -72,7 +87,7 @@ def test_prune_keeps_what_it_is_told_and_strangers(checkpoints):
         draft.map_vector("m", 2)
         draft.keep()
     checkpoints.path("notes.txt").write_text("mine")
-    checkpoints.prune(range(2, 4))
+    checkpoints.prune(2)
     assert names(checkpoints) == [
         "notes.txt",
         "v000002.m.f32",
