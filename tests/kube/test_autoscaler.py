@@ -396,17 +396,18 @@ def test_nothing_is_written_while_nothing_changes(served: Stage) -> None:
     until(lambda: len(served.seats()) == 2, "two pods")
     until(lambda: served.status().get("actualScale") == 2, "and not one more")
     until(lambda: served.state().get("Ready") == "True", "ready")
-    versions = [
-        served.version(POD_AUTOSCALER, REVISION),
-        served.version(SERVERLESS_SERVICE, REVISION),
-        served.version(DEPLOYMENT, name),
-    ]
-    time.sleep(1.5)
-    assert versions == [
-        served.version(POD_AUTOSCALER, REVISION),
-        served.version(SERVERLESS_SERVICE, REVISION),
-        served.version(DEPLOYMENT, name),
-    ]
+
+    def versions() -> list[str]:
+        named = ((POD_AUTOSCALER, REVISION), (SERVERLESS_SERVICE, REVISION), (DEPLOYMENT, name))
+        return [served.version(kind, which) for kind, which in named]
+
+    def still(seconds: float) -> bool:
+        before = versions()
+        time.sleep(seconds)
+        return before == versions()
+
+    until(lambda: still(0.5), "everybody has heard of it")
+    assert still(1.5)
 
 
 def test_a_revision_is_brought_up_scaled_to_zero_and_back_by_a_request(
