@@ -72,8 +72,12 @@ KEEP_SECONDS = 2.0
 def free_port() -> int:
     """Return a port that nothing listens on."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("", 0))
         return int(probe.getsockname()[1])
+
+
+PORT = free_port()
+"""Of all functions, each at an address of its own; 8080 may be taken at all of them."""
 
 
 @dataclass
@@ -119,7 +123,7 @@ class Platform:
             "LIFL_WEBHOOK_NAMES": "localhost",
             "LIFL_METRICS_PORT": "0",
             "LIFL_DRAIN_SECONDS": "0",
-            "LIFL_COORDINATOR_URL": f"http://{COORDINATOR}:8080",
+            "LIFL_COORDINATOR_URL": f"http://{COORDINATOR}:{PORT}",
             "LIFL_PLATFORM_SECRET": self.secret,
             "LIFL_IDENTITY_NAME": f"controller-{number}",
             "LIFL_KEEP_SECONDS": str(KEEP_SECONDS),
@@ -175,7 +179,7 @@ class Platform:
     def gateways(self) -> list[str]:
         """Return the URLs of the gateways that are ready."""
         return [
-            f"http://{p['status']['podIP']}:8080"
+            f"http://{p['status']['podIP']}:{PORT}"
             for p in self.pods("gateway")
             if hollow.is_ready(p)
         ]
@@ -363,7 +367,7 @@ def _deployment(found: Platform, function: str, replicas: int) -> Object:
         labels["lifl.dev/scale-to-zero"] = "true"
     reference = {"name": "lifl-platform", "key": "lifl-platform"}
     env: list[Object] = [
-        {"name": "LIFL_COORDINATOR_URL", "value": f"http://{COORDINATOR}:8080"},
+        {"name": "LIFL_COORDINATOR_URL", "value": f"http://{COORDINATOR}:{PORT}"},
         {"name": "LIFL_HOME", "value": str(found.folder / function)},
     ]
     if function != "aggregator":
@@ -371,7 +375,7 @@ def _deployment(found: Platform, function: str, replicas: int) -> Object:
     container = {
         "name": name,
         "image": f"registry.example.com/lifl/{function}:0.1.0",
-        "ports": [{"containerPort": 8080}],
+        "ports": [{"containerPort": PORT}],
         "env": env,
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
     }
