@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ebpf.agent.loader import Kernel, open_kernel
-from ebpf.agent.sockmap import are_a_pair, cookie, tcp_pair
+from ebpf.agent.sockmap import are_a_pair, cookie, keep_loopback_up, tcp_pair
 from lifl.dataplane.api import Counters
 from lifl.dataplane.channels import take_sockets
 from lifl.errors import ConfigError, NotDelivered, RegistrationError, Unavailable
@@ -44,6 +44,8 @@ class KernelSwitch:
         self.kernel = kernel
         self._maps = kernel.maps
         self._peers: dict[int, socket.socket] = {}
+        self._adopted: set[int] = set()
+        """Endpoints whose pair another agent made, maybe in the network of a pod that is gone."""
         self._lock = threading.Lock()
 
     @classmethod
@@ -84,8 +86,16 @@ class KernelSwitch:
                 raise RegistrationError(
                     f"the data socket is not that of endpoint {endpoint}: register anew"
                 )
+            try:
+                keep_loopback_up(far)
+            except OSError as e:
+                far.close()
+                raise RegistrationError(
+                    f"the network of endpoint {endpoint}'s sockets is down: {e}; register anew"
+                ) from e
             self._introduce(near, endpoint, domain, kind)
             self._peers[endpoint] = far
+            self._adopted.add(endpoint)
 
     def unplug(self, endpoint: int) -> None:
         """Remove every trace; the data socket, out of its map, is shut down for writing."""
@@ -121,6 +131,8 @@ class KernelSwitch:
                 gone = DropReason.DESTINATION_GONE
                 raise NotDelivered(f"endpoint {endpoint} is gone", reason=gone)
             try:
+                if endpoint in self._adopted:  # its pod's network may go after it was adopted
+                    keep_loopback_up(peer)
                 peer.send(d.pack(), _INJECT_FLAGS)
             except BlockingIOError as e:
                 full = DropReason.DESTINATION_FULL
@@ -168,6 +180,7 @@ class KernelSwitch:
         for name in ("endpoints", "routes", "sockets", "counters"):
             self._maps[name].delete(endpoint)
         peer = self._peers.pop(endpoint, None)
+        self._adopted.discard(endpoint)
         if peer is not None:
             with contextlib.suppress(OSError):  # not connected any more
                 peer.shutdown(socket.SHUT_WR)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -29,6 +30,10 @@ _MAP_INFO = struct.Struct("=IIIIII")
 """Start of struct bpf_map_info: type, id, key and value size, maximum, flags."""
 _SO_COOKIE = 57
 """asm-generic/socket.h; the socket module does not export it."""
+_IFREQ = struct.Struct("=16sH22x")
+"""struct ifreq: an interface's name and flags."""
+_GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 1
+"""SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP."""
 _NO_SUCH_KEY = (errno.ENOENT, errno.EINVAL)
 """A sockhash says EINVAL where other maps say ENOENT."""
 
@@ -181,6 +186,19 @@ def are_a_pair(near: socket.socket, far: socket.socket) -> bool:
         )
     except OSError:
         return False
+
+
+def keep_loopback_up(sock: socket.socket) -> None:
+    """Have the loopback interface of the network that ``sock`` was made in carry packets.
+
+    A pair lives in the network namespace of the agent that made it. When that agent's pod
+    goes, the sockets keep the namespace, and its loopback is set down. Raises OSError
+    (the right is CAP_NET_ADMIN).
+    """
+    asked = fcntl.ioctl(sock, _GET_FLAGS, _IFREQ.pack(b"lo", 0))
+    flags = _IFREQ.unpack(asked)[1]
+    if not flags & _UP:
+        fcntl.ioctl(sock, _SET_FLAGS, _IFREQ.pack(b"lo", flags | _UP))
 
 
 def cookie(sock: socket.socket) -> bytes:

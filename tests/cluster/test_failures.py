@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from controller.clients.kinds import LEASE, POD
 from tests.cluster.figures import Figures
 from tests.cluster.install import SYSTEM, Installation, pod_ready
 from tests.cluster.jobs import Job
-from tests.cluster.kube import query, until
+from tests.cluster.kube import capacity, query, until
 from tests.cluster.watch import PodWatch
 
 CLIENTS, ROUNDS = 8, 5
@@ -36,27 +37,46 @@ def cluster() -> Cluster:
     return Cluster.connect()
 
 
+@pytest.mark.parametrize("whose", ["aggregators", "coordinator"])
 def test_an_agent_is_replaced_in_the_middle_of_a_round(
-    lifl: Installation, cluster: Cluster, figures: Figures
+    lifl: Installation, cluster: Cluster, figures: Figures, whose: str
 ) -> None:
-    job = halfway(lifl, "agent")
-    mine = [p for p in lifl.pods() if p["metadata"]["annotations"].get("lifl.dev/job") == job.name]
-    node = mine[0]["spec"]["nodeName"]
-    agents = query("-n", SYSTEM, "get", "pods", "-l", "app.kubernetes.io/name=lifl-agent")["items"]
-    (old,) = (a for a in agents if a["spec"]["nodeName"] == node)
-    cluster.delete(POD, old["metadata"]["name"], SYSTEM)
-    began = time.monotonic()
-    job.hold.set()
+    """On the coordinator's node, which has no other part of the tree, all goes by its agent."""
+    (home,) = {p["spec"]["nodeName"] for p in lifl.pods("coordinator")}
+    nodes = {n["metadata"]["name"] for n in query("get", "nodes")["items"]}
+    if len(nodes) < 2:
+        pytest.skip("one node only")
+    with capacity({n: 0.5 if n == home else 20.0 for n in nodes}):
+        job = halfway(lifl, f"agent-{whose}")
+        used = {p["spec"]["nodeName"] for p in lifl.pods() if _seat_of(p, job)}
+        assert home not in used
+        node = home if whose == "coordinator" else used.pop()
+        old = _agent(node)
+        cluster.delete(POD, old["metadata"]["name"], SYSTEM)
+        began = time.monotonic()
+        job.hold.set()
+        until(lambda: _agent(node, but=old["metadata"]["uid"]), "the next agent")
+        ready = _since(began)
+        job.finish()
+    figures.note(
+        lifl.platform, f"agent on the node of the {whose} deleted: next one ready (s)", ready
+    )
+    figures.note(
+        lifl.platform, f"agent on the node of the {whose} deleted: rounds (s)", _rounded(job)
+    )
+    assert all(row["attempts"] == 1 for row in job.history()), job.history()
 
-    def replaced() -> bool:
-        found = query("-n", SYSTEM, "get", "pods", "-l", "app.kubernetes.io/name=lifl-agent")
-        here = [a for a in found["items"] if a["spec"].get("nodeName") == node]
-        return any(a["metadata"]["uid"] != old["metadata"]["uid"] and pod_ready(a) for a in here)
 
-    until(replaced, "the next agent")
-    figures.note(lifl.platform, "agent's pod deleted: next one ready (s)", _since(began))
-    job.finish()
-    figures.note(lifl.platform, "agent's pod deleted: rounds (s)", _rounded(job))
+def _agent(node: str, but: str = "") -> dict[str, Any]:
+    """Return the ready agent's pod of a node; {} if it is not there, or is the one of UID
+    ``but``."""
+    found = query("-n", SYSTEM, "get", "pods", "-l", "app.kubernetes.io/name=lifl-agent")["items"]
+    here = [a for a in found if a["spec"].get("nodeName") == node and pod_ready(a)]
+    return next((a for a in here if a["metadata"]["uid"] != but), {})
+
+
+def _seat_of(pod: dict[str, Any], job: Job) -> bool:
+    return bool(pod["metadata"]["annotations"].get("lifl.dev/job") == job.name)
 
 
 @pytest.mark.parametrize("grace", [0, 30])

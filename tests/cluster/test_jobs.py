@@ -71,9 +71,9 @@ def test_a_job_runs_to_its_end_from_zero_to_zero_and_again(
         assert pods
         assert {p.containers for p in pods} == {1}, "an aggregator's pod has one container"
         assert all(p.annotations["lifl.dev/name"].startswith(job.name) for p in pods)
-        made.append(len(watch.seen))
-        cold += [p.ready - p.made for p in watch.seen.values() if p.ready]
-        ready.append(min(p.ready for p in watch.seen.values() if p.ready) - began)
+        made.append(len(pods))
+        cold += [p.ready - p.made for p in pods if p.ready]
+        ready.append(min(p.ready for p in pods if p.ready) - began)
         first.append(min(min(times) for times in job.accepted.values()) - began)
         wait.append(min(min(times) for times in job.accepted.values()) - started)
         rounds += job.round_seconds()[1:]

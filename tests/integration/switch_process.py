@@ -2,6 +2,7 @@
 
 ``agent KIND PINS FD``: owns a switch (pinned unless PINS is empty), plugs 1 and 2,
 routes them to each other, sends their descriptors over FD and waits.
+``apart KIND PINS FD``: the same in a network namespace of its own, as in a pod.
 ``echo KIND ENDPOINT FD``: gets the descriptors of an endpoint over FD and answers
 each descriptor with the next generation.
 """
@@ -9,6 +10,7 @@ each descriptor with the next generation.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -17,6 +19,7 @@ from pathlib import Path
 
 from ebpf.agent.kernel_switch import KernelSwitch
 from ebpf.agent.settings import AgentSettings
+from ebpf.agent.sockmap import keep_loopback_up
 from lifl.dataplane import Switch, open_channel
 from lifl.dataplane.relay import Relay
 from lifl.errors import NotDelivered
@@ -40,6 +43,15 @@ def agent(kind: str, pins: str, line: socket.socket) -> None:
     signal.pause()
 
 
+def apart(kind: str, pins: str, line: socket.socket) -> None:
+    new_network = 0x40000000  # CLONE_NEWNET
+    if ctypes.CDLL(None, use_errno=True).unshare(new_network) != 0:
+        raise OSError(ctypes.get_errno(), "no network namespace")
+    with socket.socket() as any_:
+        keep_loopback_up(any_)
+    agent(kind, pins, line)
+
+
 def echo(kind: str, endpoint: str, line: socket.socket) -> None:
     _, fds, _, _ = socket.recv_fds(line, 64, 8)
     channel = open_channel(kind, int(endpoint), fds)
@@ -52,6 +64,6 @@ def echo(kind: str, endpoint: str, line: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    {"agent": agent, "echo": echo}[sys.argv[1]](
+    {"agent": agent, "apart": apart, "echo": echo}[sys.argv[1]](
         sys.argv[2], sys.argv[3], socket.socket(fileno=int(sys.argv[4]))
     )

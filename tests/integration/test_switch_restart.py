@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -23,6 +25,7 @@ from lifl.wire import Descriptor, DropReason, Kind, Opcode, RouteType
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT = 5.0
+SIOCSIFFLAGS, SIOCGSKNS = 0x8914, 0x894C
 
 
 class Process:
@@ -48,8 +51,8 @@ class Process:
 class World:
     """An agent process with endpoints 1 (held here) and 2 (in a process of its own)."""
 
-    def __init__(self, kind: str, pin_dir: Path | str) -> None:
-        self.agent = Process("agent", kind, str(pin_dir))
+    def __init__(self, kind: str, pin_dir: Path | str, role: str = "agent") -> None:
+        self.agent = Process(role, kind, str(pin_dir))
         self.fds = {}
         for _ in range(2):
             number, fds, _, _ = socket.recv_fds(self.agent.line, 64, 8)
@@ -130,6 +133,37 @@ def test_a_new_agent_adopts_what_is_pinned(kernel_world: World, pin_dir: Path) -
     with pytest.raises(NotDelivered):
         kernel_world.ping(1)
     switch.close()
+
+
+@pytest.mark.ebpf
+def test_a_new_agent_reaches_functions_although_the_old_ones_network_is_down(
+    kernel_switch: Callable[..., KernelSwitch], pin_dir: Path
+) -> None:
+    """A pod's network namespace is set down with it; the sockets made in it stay."""
+    kernel_switch().close()
+    world = World("ebpf", pin_dir, "apart")
+    world.agent.kill()
+    _set_loopback_down(world.fds[1][1])
+    switch = KernelSwitch.open(pin_dir)
+    world.bring(switch, 1)
+    for again in range(2):
+        switch.inject(1, Descriptor(Opcode.WAKE, 0, again, 0))
+        assert [d.generation for d in world.channel.recv(WAIT)] == [again]
+        _set_loopback_down(world.fds[1][1])
+    world.ping(3)
+    switch.close()
+    world.close()
+
+
+def _set_loopback_down(fd: int) -> None:
+    """Set lo down where a socket was made, which must not be here."""
+    with socket.socket(fileno=os.dup(fd)) as made, socket.socket() as here:
+        spaces = [fcntl.ioctl(s, SIOCGSKNS) for s in (made, here)]
+        apart = len({os.fstat(space).st_ino for space in spaces}) == 2
+        for space in spaces:
+            os.close(space)
+        assert apart
+        fcntl.ioctl(made, SIOCSIFFLAGS, struct.pack("=16sH22x", b"lo", 0))
 
 
 @pytest.mark.ebpf
