@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 from functions.coordinator.access import Access
 from functions.coordinator.problems import Refused
 from functions.coordinator.records import JobState
-from functions.coordinator.requests import Body
+from functions.coordinator.requests import Body, measured
 from functions.coordinator.service import Coordinator
 
 MAX_OWNER = 253
@@ -54,10 +54,8 @@ def blueprint(coordinator: Coordinator, access: Access) -> Blueprint:
     @api.put("/<job>/model")
     def put_model(job: str) -> ResponseReturnValue:
         check_submitter(job)
-        length = request.content_length
-        if length is None:
-            raise Refused(411, "length-required", "send the model with a Content-Length")
-        record = coordinator.receive_model(job, length, request.stream.read)
+        with measured(request, coordinator.settings.max_model_bytes) as (length, read):
+            record = coordinator.receive_model(job, length, read)
         return jsonify(job=record.name, state=record.state, version=0), 201
 
     @api.post("/<job>/stop")

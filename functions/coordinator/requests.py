@@ -6,6 +6,9 @@ answered with what is wrong and where, never with a traceback.
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
 from math import isfinite
 from typing import Any, TypeVar, overload
 
@@ -15,6 +18,31 @@ from functions.coordinator.problems import Refused
 
 T = TypeVar("T")
 _NEEDED: Any = object()
+PIECE = 1 << 20
+
+
+@contextlib.contextmanager
+def measured(request: Request, limit: int) -> Iterator[tuple[int, Callable[[int], bytes]]]:
+    """Give a body's length and how to read it, also of one that comes in chunks.
+
+    OpenFaaS's gateway passes every body on in chunks. How long it is is known at its end,
+    so it is put into a file first, up to ``limit`` bytes. Raises Refused 411 if there is neither
+    length nor chunks, 413 beyond the limit.
+    """
+    length = request.content_length
+    if length is not None:
+        yield length, request.stream.read
+        return
+    if request.headers.get("Transfer-Encoding", "").strip().lower() != "chunked":
+        raise Refused(411, "length-required", "send Content-Length, or the body chunked")
+    with tempfile.TemporaryFile() as whole:
+        while piece := request.stream.read(PIECE):
+            whole.write(piece)
+            if whole.tell() > limit:
+                raise Refused(413, "too-large", f"at most {limit} bytes are taken")
+        length = whole.tell()
+        whole.seek(0)
+        yield length, whole.read
 
 
 class Body:

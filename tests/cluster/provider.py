@@ -6,7 +6,8 @@
     functions_provider_url=http://127.0.0.1:8081/ openfaas-gateway
 
 Like faas-netes it strips /function/NAME and passes a request to a random ready address of the
-Endpoints NAME, port 8080. It is for tests: it must not do more than pass on.
+Endpoints NAME, port 8080, bodies chunked as OpenFaaS's gateway sends them. It is for tests:
+it must not do more than pass on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import http.client
 import random
 import sys
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tests.cluster.kube import kubectl
@@ -65,11 +67,14 @@ class Proxy(BaseHTTPRequestHandler):
             for key, value in self.headers.items():
                 if key.lower() not in HOP:
                     to.putheader(key, value)
+            chunked = "chunked" in self.headers.get("Transfer-Encoding", "")
+            if chunked:
+                to.putheader("Transfer-Encoding", "chunked")
             to.endheaders()
-            left = int(self.headers.get("Content-Length", 0))
-            while left and (piece := self.rfile.read(min(PIECE, left))):
-                to.send(piece)
-                left -= len(piece)
+            for piece in self._chunks() if chunked else self._plain():
+                to.send(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            if chunked:
+                to.send(b"0\r\n\r\n")
             answer = to.getresponse()
             self.send_response_only(answer.status, answer.reason)
             for key, value in answer.getheaders():
@@ -82,6 +87,19 @@ class Proxy(BaseHTTPRequestHandler):
             self.close_connection = True
         finally:
             to.close()
+
+    def _plain(self) -> Iterator[bytes]:
+        left = int(self.headers.get("Content-Length", 0))
+        while left and (piece := self.rfile.read(min(PIECE, left))):
+            yield piece
+            left -= len(piece)
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
 
     do_GET = do_POST = do_PUT = do_DELETE = _pass
 

@@ -360,6 +360,19 @@ def test_a_restarted_agent_is_found_again(platform):
     check_result(p)
 
 
+def test_a_model_may_come_in_chunks(platform):
+    """As every body does by way of OpenFaaS's gateway."""
+    p = platform()
+    p.http.json("POST", "/v1/jobs", {"spec": job_file()})
+    whole = save(MODEL)
+    pieces = (whole[i : i + 1000] for i in range(0, len(whole), 1000))
+    answer = p.http.request("PUT", f"/v1/jobs/{JOB}/model", body=pieces)
+    assert answer.status == 201, answer.data
+    version, model = p.model()
+    assert version == 0
+    np.testing.assert_array_equal(model["w"], MODEL["w"])
+
+
 def test_claims_are_quick_while_watches_are_parked(platform, record_property):
     p = platform()
     names = [f"c{i}" for i in range(600)]
