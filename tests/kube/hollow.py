@@ -31,7 +31,8 @@ from lifl.errors import LiflError
 from lifl.platform.local import base_environment, gunicorn
 
 TICK = 0.1
-CGROUPS = Path("/sys/fs/cgroup/unified")
+_MOUNT = Path("/sys/fs/cgroup")
+CGROUPS = _MOUNT / "unified" if (_MOUNT / "unified").is_dir() else _MOUNT
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 _REFERENCE = re.compile(r"\$\(([A-Z_0-9]+)\)")
 _ANNOTATION = re.compile(r"metadata\.annotations\['(.+)'\]")
