@@ -19,7 +19,7 @@ from lifl.client import HttpClient
 from tests.cluster.figures import Figures, histogram, page, spread
 from tests.cluster.install import SYSTEM, Installation
 from tests.cluster.jobs import Job, apply_job, entries, has_model, key_of, none_left, submit_config
-from tests.cluster.kube import REPO, capacity, query, until
+from tests.cluster.kube import REPO, capacity, kubectl, query, until
 from tests.cluster.watch import PodWatch
 
 DIGITS = REPO / "examples/digits"
@@ -42,6 +42,8 @@ def test_the_agents_have_two_capabilities_and_the_kernel_carries_descriptors(
         env = {e["name"]: e.get("value") for e in container["env"]}
         assert env["LIFL_DATAPLANE"] == "ebpf"
         assert not agent["spec"].get("hostNetwork")
+        log = kubectl("-n", SYSTEM, "logs", agent["metadata"]["name"])
+        assert "ebpf data plane" in log, log
         told = page(SYSTEM, agent["metadata"]["name"], 9464)
         assert "lifl_agent_registrations_total" in told
 
