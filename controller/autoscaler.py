@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -34,6 +33,7 @@ from controller.cluster.seats import MARK, Seat
 from controller.cluster.targets import Deployed, Target, Way
 from controller.complaints import Complaints
 from controller.knative import KnativeObjects
+from controller.looking import Looking, at_most_a_third
 from controller.platform import ClusterPlatform, Overdue
 from lifl.errors import LiflError
 
@@ -95,40 +95,20 @@ class Autoscaler:
         self._memory: dict[Key, _Memory] = {}
         self._complaints = Complaints(clock)
         self._events: list[tuple[Mapping[str, str], str, str, bool]] = []
-        self._changed = threading.Event()
-        self._ended = threading.Event()
+        self._looking = Looking(
+            "autoscaler",
+            self.step,
+            pause=at_most_a_third(SHORTEST_PAUSE),
+            patience=lambda: PATIENCE_SECONDS,
+            failed=lambda e: log.warning("scaling is put off: %s", e),
+        )
+        self.wake, self.start = self._looking.wake, self._looking.start
         self._knative = KnativeObjects(cluster, on_change=self.wake, clock=clock)
-        self._thread = threading.Thread(target=self._run, name="autoscaler", daemon=True)
-
-    def wake(self) -> None:
-        """Look again: something changed. For any thread; many calls make one look."""
-        self._changed.set()
-
-    def start(self) -> None:
-        """Begin to scale."""
-        self._thread.start()
 
     def stop(self) -> None:
         """End after what is under way."""
-        self._ended.set()
-        self._changed.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._looking.stop()
         self._knative.stop()
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            began = self._clock()
-            try:
-                self.step()
-            except LiflError as e:
-                log.warning("scaling is put off: %s", e)
-            except Exception:
-                log.exception("the autoscaler goes on after an error")
-            # A third of a processor at the very most; what changes in the pause makes one look.
-            self._ended.wait(max(SHORTEST_PAUSE, 2 * (self._clock() - began)))
-            self._changed.wait(PATIENCE_SECONDS)
-            self._changed.clear()
 
     def step(self) -> None:
         """Look once and do what is to be done."""

@@ -31,8 +31,6 @@ class ClusterSettings:
 
     namespace: str
     """LIFL_NAMESPACE: where controller and agents run."""
-    functions: str
-    """LIFL_FUNCTION_NAMESPACE: where the functions run, and per-node gateways are made."""
     identity: str
     """LIFL_IDENTITY_NAME, else the host's name: this process among candidates for leadership."""
     host: str
@@ -71,7 +69,6 @@ class ClusterSettings:
         host = read(env, "LIFL_IDENTITY_NAME", str, os.uname().nodename)
         return cls(
             namespace=read(env, "LIFL_NAMESPACE", str, "lifl-system"),
-            functions=read(env, "LIFL_FUNCTION_NAMESPACE", str, "lifl"),
             identity=f"{host}_{secrets.token_hex(4)}",
             host=read(env, "LIFL_HOST", str, "0.0.0.0"),
             webhook_port=read(env, "LIFL_WEBHOOK_PORT", int, 9443),

@@ -6,6 +6,7 @@ parked and hands over the last answer. It must not decide anything.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from lifl.auth import mint_platform_token
 from lifl.client.http import HttpClient
 from lifl.errors import LiflError
 from lifl.topology import Plan
+
+log = logging.getLogger("lifl.controller")
 
 WAIT_SECONDS = 25.0
 PAUSE_SECONDS = 0.2
@@ -51,7 +54,10 @@ def world_from_json(raw: dict[str, Any]) -> World:
 
 
 class Coordinator:
-    """Watches and is told plans. ``on_change`` is called from the watching thread."""
+    """Watches from :meth:`start` on, and is told plans.
+
+    ``on_change`` is called from the watching thread.
+    """
 
     def __init__(self, url: str, secret: bytes, on_change: Callable[[], None]) -> None:
         def token() -> str:
@@ -61,9 +67,11 @@ class Coordinator:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._world: World | None = None
-        self._problem = "not asked yet"
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch; ``on_change`` may be called before this returns."""
         self._thread.start()
 
     def world(self) -> World | None:
@@ -107,4 +115,7 @@ class Coordinator:
             revision = world.revision
             with self._lock:
                 self._world = world
-            self._on_change()
+            try:
+                self._on_change()
+            except Exception:  # a deaf controller would be worse than one that missed a change
+                log.exception("the watch of the coordinator goes on after an error")

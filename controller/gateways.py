@@ -9,7 +9,6 @@ not decide.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from controller.cluster.objects import NodeObject, PodView
 from controller.cluster.targets import Deployed
 from controller.complaints import Complaints
 from controller.coordinator import Coordinator, World
+from controller.looking import Looking
 from lifl.errors import ConfigError, LiflError
 
 log = logging.getLogger("lifl.controller")
@@ -33,6 +33,7 @@ log = logging.getLogger("lifl.controller")
 TEMPLATE = "gateway-template"
 MANAGER = "lifl-controller"
 PATIENCE_SECONDS = 2.0
+PAUSE_SECONDS = 0.1
 LOOK_SECONDS = 60.0
 """How often a cluster without Knative is asked whether it has it by now."""
 AWAY_SECONDS = 60.0
@@ -103,39 +104,21 @@ class Gateways:
         self._began = clock()
         self._services: Cache[Object] | None = None
         self._templates: Cache[Template] | None = None
-        self._changed = threading.Event()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gateways", daemon=True)
-
-    def wake(self) -> None:
-        """Look again: something changed. For any thread."""
-        self._changed.set()
-
-    def start(self) -> None:
-        """Begin to see to the gateways."""
-        self._thread.start()
+        self._looking = Looking(
+            "gateways",
+            self.step,
+            pause=lambda _took: PAUSE_SECONDS,
+            patience=lambda: PATIENCE_SECONDS,
+            failed=lambda e: self._complaints.say(f"gateways: {e}"),
+        )
+        self.wake, self.start = self._looking.wake, self._looking.start
 
     def stop(self) -> None:
         """End after what is under way."""
-        self._ended.set()
-        self._changed.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._looking.stop()
         for cache in (self._services, self._templates):
             if cache is not None:
                 cache.stop()
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            try:
-                self.step()
-            except LiflError as e:
-                self._complaints.say(f"gateways: {e}")
-            except Exception:
-                log.exception("the gateways' thread goes on after an error")
-            self._changed.wait(PATIENCE_SECONDS)
-            self._changed.clear()
-            self._ended.wait(0.1)
 
     def step(self) -> None:
         """Look once and do what is to be done."""

@@ -97,7 +97,6 @@ class Leader:
         )
         self.platform = ClusterPlatform(
             self._pods.values,
-            capacities=self._capacities,
             on_wanted=self._wake,
             seat_seconds=settings.seat_seconds,
         )
@@ -178,6 +177,7 @@ class Leader:
                     raise Unavailable("the API server does not tell what there is")
             agents = Agents(self._agent_pods, self._loads)
             ending.callback(agents.close)
+            self.coordinator.start()
             parts: list[Part] = [self._activator, self._scheduler, self._autoscaler, self._gateways]
             for part in [*parts, *extra]:
                 part.start()
@@ -220,10 +220,6 @@ class Leader:
         if self._settings.activator_url:
             return [self._settings.activator_url]
         return [url for url in self._activators.values() if url]
-
-    def _capacities(self) -> dict[str, float]:
-        known = ((node.name, capacity) for node, capacity in self._nodes.values())
-        return {name: capacity for name, capacity in known if capacity is not None}
 
     def _mint(self, pod_uid: str, kind: str, name: str, job: str) -> str:
         secret = self._settings.platform_secret

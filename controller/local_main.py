@@ -34,6 +34,7 @@ def run() -> None:
     agents = Agents(LocalDirectory(settings.run_dir), loads)
     with StopSignals() as signals:
         coordinator = Coordinator(settings.coordinator_url, settings.platform_secret, signals.wake)
+        coordinator.start()
         try:
             Loop(coordinator, agents, platform, policies).run(signals)
         finally:

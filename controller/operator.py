@@ -27,6 +27,8 @@ from lifl.errors import LiflError, PermanentError, TemporaryError
 
 log = logging.getLogger("lifl.operator")
 
+IDENTITY: Any = "lifl-controller"
+"""Else kopf makes one of the user's name, and a pod's user has none. (Its type is not public.)"""
 FINALIZER = f"{GROUP}/federatedjob"
 WORKERS = 8
 """Handlers that run side by side."""
@@ -123,6 +125,7 @@ class Operator:
                 registry=self._registry(),
                 settings=_settings(executor),
                 standalone=True,
+                identity=IDENTITY,
                 clusterwide=not self._namespaces,
                 namespaces=self._namespaces,
                 stop_flag=stop,

@@ -46,8 +46,7 @@ class Overdue:
 class ClusterPlatform:
     """The :class:`lifl.platform.api.Platform` of a cluster; safe for several threads.
 
-    ``pods`` returns all that are known, the same list only while none has changed,
-    ``capacities`` the nodes' measured capacities.
+    ``pods`` returns all that are known, the same list only while none has changed.
     ``on_wanted`` is called, in the caller's thread, when seats are wanted or no longer wanted.
     """
 
@@ -55,13 +54,11 @@ class ClusterPlatform:
         self,
         pods: Callable[[], Iterable[PodView]],
         *,
-        capacities: Callable[[], Mapping[str, float]] = dict,
         on_wanted: Callable[[], None] = lambda: None,
         seat_seconds: float = SEAT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pods = pods
-        self._capacities = capacities
         self._on_wanted = on_wanted
         self._seat_seconds = seat_seconds
         self._clock = clock
@@ -184,10 +181,6 @@ class ClusterPlatform:
         with self._lock:
             self._full = {n: until for n, until in self._full.items() if until > now}
             return frozenset(self._full)
-
-    def nodes_capacity(self) -> dict[str, float]:
-        """Return the measured service capacity, in updates, of the nodes that have one."""
-        return dict(self._capacities())
 
     def close(self) -> None:
         """Give the descriptor back; nobody may wait any more."""

@@ -24,11 +24,12 @@ from controller.leader import Leader
 from controller.leadership import Leadership
 from controller.loop_metrics import LoopMetrics, ReplicaMetrics
 from controller.operator import Operator
-from controller.pages import Pages
+from controller.pages import PageServer
 from controller.scheduler_metrics import SchedulerMetrics
 from controller.submission import Submission
 from controller.webhook import Webhook
 from controller.webhook_metrics import WebhookMetrics
+from lifl.pages import Pages
 from lifl.platform.signals import StopSignals
 
 log = logging.getLogger("lifl.controller")
@@ -74,10 +75,14 @@ class Replica:
                 certificates.webhook_context,
                 WebhookMetrics(self._registry),
             )
-            pages = Pages(
+            pages = PageServer(
                 (settings.host, settings.metrics_port),
-                self._registry,
-                not_ready=lambda: "it is ending" if self._ending.is_set() else webhook.trouble(),
+                Pages(
+                    self._registry,
+                    not_ready=lambda: (
+                        "it is ending" if self._ending.is_set() else webhook.trouble()
+                    ),
+                ),
             )
             ending.callback(pages.close)
             certificates.start()

@@ -14,7 +14,6 @@ It must not hold any truth: a new leader finds all of it at the API server.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +33,7 @@ from controller.cluster.binding import (
 )
 from controller.cluster.objects import NodeObject, PodView, pod_view
 from controller.cluster.seats import Seat
+from controller.looking import Looking, at_most_a_third
 from controller.scheduler_metrics import SchedulerMetrics
 from controller.telling import Teller
 from controller.volumes import Volumes
@@ -48,7 +48,8 @@ SOON_SECONDS = 1.0
 """The same when a binding is in doubt or a volume is waited for: nothing announces these."""
 PUT_OFF_SECONDS = 5.0
 """How long a pod is left alone whose binding the API server refused."""
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.01, 1.0
+SHORTEST_PAUSE = 0.01
+PAUSE = at_most_a_third(SHORTEST_PAUSE, 1.0)
 AT_ONCE = 4
 """Bindings under way at a time."""
 
@@ -94,43 +95,22 @@ class Scheduler:
         self._told: dict[str, tuple[str, float]] = {}
         self._patience = RETRY_SECONDS
         self._pause = SHORTEST_PAUSE
-        self._changed = threading.Event()
-        self._ended = threading.Event()
+        self._looking = Looking(
+            "scheduler",
+            self.step,
+            pause=lambda _took: self._pause,
+            patience=lambda: self._patience,
+            failed=lambda e: log.warning("scheduling is put off: %s", e),
+        )
+        self.wake, self.start = self._looking.wake, self._looking.start
         self._teller = Teller(cluster)
         self._workers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="scheduler-bind")
-        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
-
-    def wake(self) -> None:
-        """Look again: something changed. For any thread; many calls make one look."""
-        self._changed.set()
-
-    def start(self) -> None:
-        """Begin to bind."""
-        self._changed.set()
-        self._thread.start()
 
     def stop(self) -> None:
         """End after the bindings under way; no thread is left."""
-        self._ended.set()
-        self._changed.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._looking.stop()
         self._workers.shutdown(cancel_futures=True)
         self._teller.stop()
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            self._changed.wait(self._patience)
-            self._changed.clear()
-            if self._ended.is_set():
-                return
-            try:
-                self.step()
-            except LiflError as e:
-                log.warning("scheduling is put off: %s", e)
-            except Exception:
-                log.exception("the scheduler goes on after an error")
-            self._ended.wait(self._pause)
 
     def step(self) -> list[Decision]:
         """Look once, do what is to be done and return what was decided."""
@@ -148,8 +128,7 @@ class Scheduler:
             around = Surroundings(self._seats(), self._agents(), self._namespaces(), claims)
             decisions = decide(waiting, self._nodes(), pods, around)
             self._metrics.deciding(self._clock() - began)
-        # A third of a processor at the very most; what changes in the pause makes one look.
-        self._pause = min(max(SHORTEST_PAUSE, 2 * (self._clock() - began)), LONGEST_PAUSE)
+        self._pause = PAUSE(self._clock() - began)  # of deciding: bindings take no processor
         self._do(decisions)
         soon = self._assumed.doubts() or self._put_off or any(p.claims for p in waiting)
         self._patience = SOON_SECONDS if soon else RETRY_SECONDS
@@ -185,7 +164,7 @@ class Scheduler:
 
     def _bind(self, bind: Bind) -> None:
         pod = bind.pod
-        if self._ended.is_set() or not self._leading():
+        if self._looking.ended or not self._leading():
             return
         began = self._clock()
         try:

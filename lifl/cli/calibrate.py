@@ -3,8 +3,8 @@
 Why: placement packs updates on nodes up to a capacity MC that should be measured where it
 counts, not typed in. More and more clients upload at a client's speed; while the node keeps
 up, twice the clients bring twice the updates. Where they no longer do, the node is full:
-``MC = k'·E'`` there (LIFL, MLSys 2024, section 4.1: highest arrival rate times time of one
-update), which by Little's law is the number of updates in service. It must not know what
+``MC = k'·E'`` there, the arrival rate times the time of one update, which by Little's law is
+the number of updates in service. It must not know what
 the controller does with it.
 """
 
@@ -147,7 +147,7 @@ class Uploads:
     def await_round(self) -> None:
         """Wait for the job's round to open."""
         client, token = self._newcomer()
-        http = self._client(token)
+        http = self._access.as_client(token)
         deadline = time.monotonic() + OPEN_SECONDS
         path = f"/v1/jobs/{self._job}/rounds/current?client={client}&wait=1"
         while time.monotonic() < deadline:
@@ -179,7 +179,7 @@ class Uploads:
         took: list[tuple[float, float]] = []
         while not took or time.monotonic() < end:
             client, token = self._newcomer()
-            http = self._client(token)
+            http = self._access.as_client(token)
             began = time.monotonic()
             self._upload(http, client)
             took.append((began, time.monotonic()))
@@ -224,9 +224,6 @@ class Uploads:
         if self._number > CLIENTS:
             raise LiflError(f"more than {CLIENTS} uploads: use fewer --seconds")
         return name, mint_client_token(self._key, self._job, name)
-
-    def _client(self, token: str) -> HttpClient:
-        return self._access.as_client(token)
 
 
 def _document(nbytes: int) -> bytes:

@@ -122,7 +122,7 @@ class AgentAdmin:
 
         ``{"epoch", "domains": [names], "work": [arrived, added, waited_ns], "at_ns"}``: client
         updates that came, that were summed, and how long those waited altogether, since the
-        agent's start; ``at_ns`` is its CLOCK_MONOTONIC.
+        agent's start, counted at ``at_ns`` of its CLOCK_MONOTONIC, half a second ago at most.
         """
         return self._call("look")
 

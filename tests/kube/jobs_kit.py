@@ -188,15 +188,15 @@ class Service:
         key = bytes.fromhex(secret)
         self.submission = Submission(cluster, url, key, gateway="http://gateway.example")
         self.writer = StatusWriter(cluster, self.submission)
-        self.watcher: Watcher | None = None
         self.watcher = Watcher(url, key, self._told)
         self.operator = Operator(cluster, self.submission, self.writer, namespaces=[namespace])
         self.writer.start()
         self.operator.start()
+        self.watcher.start()
         assert self.operator.wait(PATIENCE)
 
     def _told(self) -> None:
-        world = None if self.watcher is None else self.watcher.world()
+        world = self.watcher.world()
         if world is not None:
             self.writer.told(world)
 

@@ -117,7 +117,6 @@ class Platform:
             "KUBECONFIG": str(self.server.kubeconfig(USER, ["system:serviceaccounts"])),
             "LIFL_PLATFORM": "kubernetes",
             "LIFL_NAMESPACE": SYSTEM,
-            "LIFL_FUNCTION_NAMESPACE": FUNCTIONS,
             "LIFL_HOST": "127.0.0.1",
             "LIFL_WEBHOOK_PORT": str(port),
             "LIFL_WEBHOOK_NAMES": "localhost",

@@ -196,6 +196,22 @@ def test_it_waits_until_the_kind_is_known(
     served.stop()
 
 
+def test_a_user_without_a_name_is_no_hindrance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod's user is a number that no file knows."""
+
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 10004")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    monkeypatch.setattr(Cluster, "serves", lambda *_: True)
+    served, _ = made(Steps())
+    served.start()
+    try:
+        assert served.wait(10)
+    finally:
+        served.stop()
+
+
 def test_kopfs_words_are_the_operators() -> None:
     heard: list[str] = []
 

@@ -8,10 +8,11 @@ import urllib.request
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from controller.pages import Pages
+from controller.pages import PageServer
+from lifl.pages import Pages
 
 
-def get(pages: Pages, path: str) -> tuple[int, str]:
+def get(pages: PageServer, path: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{pages.port}{path}") as answer:
             return answer.status, answer.read().decode()
@@ -24,7 +25,7 @@ def get(pages: Pages, path: str) -> tuple[int, str]:
 def test_probes_and_metrics() -> None:
     registry, trouble = CollectorRegistry(), [""]
     Gauge("lifl_x", "x", registry=registry).set(3)
-    pages = Pages(("127.0.0.1", 0), registry, not_ready=lambda: trouble[0])
+    pages = PageServer(("127.0.0.1", 0), Pages(registry, not_ready=lambda: trouble[0]))
     try:
         assert get(pages, "/healthz") == (200, "ok\n")
         assert get(pages, "/readyz?x=1") == (200, "ok\n")

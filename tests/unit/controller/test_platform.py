@@ -29,7 +29,6 @@ class Rig:
         """A controller that has just started."""
         return ClusterPlatform(
             lambda: list(self.pods),
-            capacities=lambda: {"n1": 7.5},
             on_wanted=self.tell,
             seat_seconds=60.0,
             clock=lambda: self.now,
@@ -173,8 +172,7 @@ def test_a_pod_has_its_time_again_after_it_was_ready(rig: Rig) -> None:
     assert rig.platform.overdue() == []
 
 
-def test_capacities_and_users(rig: Rig) -> None:
-    assert rig.platform.nodes_capacity() == {"n1": 7.5}
+def test_users(rig: Rig) -> None:
     assert (rig.platform.user(61000), rig.platform.user(None)) == (61000, 0)
 
 
