@@ -115,8 +115,9 @@ class _Web:
         seconds = patience(_seconds(request.args.get("wait")), gateway.settings.poll_cap)
         gateway.watch.met(job, client)
         if not due(view, client, after) and seconds and after is not None:
-            with request.environ[YIELD]():
-                gateway.polls.park(job, client, after, seconds)
+            with request.environ[YIELD]():  # lets others run first: there may be news already
+                if not due(self._view(job), client, after):
+                    gateway.polls.park(job, client, after, seconds)
             view = self._view(job)
         url = gateway.settings.public_url or gateway.settings.url
         told = answer(view, client, node=gateway.node, url=url, now=time.time())
