@@ -17,9 +17,6 @@ from controller.settings import PolicySettings
 from lifl.errors import ConfigError
 from lifl.settings import read, secret
 
-ANY_LEAVES = 1024
-"""Leaves are bounded by each node's processors and room, see :mod:`controller.cluster.rooms`."""
-
 
 def _names(raw: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in raw.split(",") if name.strip())
@@ -81,5 +78,5 @@ class ClusterSettings:
             seat_seconds=read(env, "LIFL_SEAT_SECONDS", float, SEAT_SECONDS),
             gateway_url=read(env, "LIFL_GATEWAY_URL", lambda v: v.rstrip("/"), ""),
             activator_url=read(env, "LIFL_ACTIVATOR_URL", str, ""),
-            policies=PolicySettings.from_env({"LIFL_NODE_LEAVES": str(ANY_LEAVES), **env}),
+            policies=PolicySettings.from_env(env),
         )

@@ -36,7 +36,6 @@ from controller.loop_metrics import LoopMetrics
 from controller.platform import ClusterPlatform
 from controller.scheduler import Scheduler
 from controller.scheduler_metrics import SchedulerMetrics
-from controller.settings import LEAVES_PER_CPU
 from controller.view import NodeView
 from lifl.auth import mint_registration_token
 from lifl.errors import Unavailable
@@ -238,8 +237,10 @@ class Leader:
         if found is None:
             return view
         node, capacity = found
-        room = rooms.aggregators([node], pods, full=full, leaves_per_cpu=LEAVES_PER_CPU)
-        return replace(view, capacity=capacity, room=room[view.name])
+        room = rooms.aggregators([node], pods, full=full)
+        return replace(
+            view, capacity=capacity, room=room[view.name], processors=rooms.processors(node)
+        )
 
 
 def _node(raw: Object) -> tuple[NodeObject, float | None]:

@@ -23,6 +23,8 @@ from lifl.topology import Plan
 
 ABOVE_LEAVES = 2
 """A middle and a top, which a node may have beside its leaves."""
+MANY = 1024
+"""Leaves of a node where nothing bounds them but the updates."""
 
 
 def make_plan(
@@ -73,7 +75,7 @@ def make_plan(
         shape(
             counts,
             fan_in=job.fan_in,
-            limits=_limits(job.job, nodes, running, policies.leaves),
+            limits=_limits(job.job, nodes, running, policies),
             home=job.home,
             hierarchical=policies.hierarchy,
         ),
@@ -100,19 +102,22 @@ def _with_room(nodes: Iterable[NodeView]) -> list[NodeView]:
 
 
 def _limits(
-    job: str, nodes: Iterable[NodeView], running: Iterable[Aggregator], usual: int
+    job: str, nodes: Iterable[NodeView], running: Iterable[Aggregator], policies: PolicySettings
 ) -> dict[str, int]:
     """Return the most leaves of each node, beside other jobs' aggregators, a middle and a top.
 
-    One aggregator a node must have.
+    A leaf for each processor is enough, and more only cost; without the hierarchy nobody
+    looks at processors. One aggregator a node must have.
     """
     others = Counter(a.node for a in running if a.job != job)
-    return {
-        n.name: usual
-        if n.room is None
-        else max(1, min(usual, n.room - others[n.name] - ABOVE_LEAVES))
-        for n in nodes
-    }
+    limits = {}
+    for n in nodes:
+        room = MANY if n.room is None else n.room - others[n.name] - ABOVE_LEAVES
+        most = MANY
+        if policies.hierarchy:
+            most = policies.leaves if policies.leaves is not None else n.processors
+        limits[n.name] = max(1, min(most, room))
+    return limits
 
 
 def _place(number: int, bins: Sequence[Bin], policy: Policy) -> list[str]:

@@ -15,9 +15,6 @@ from controller.plan.estimate import ALPHA
 from controller.plan.placement import Policy
 from lifl.settings import boolean, dataplane, read
 
-LEAVES_PER_CPU = 8
-"""Leaves mostly wait for uploads, so several share a CPU."""
-
 
 def _positive(raw: str) -> float:
     value = float(raw)
@@ -56,15 +53,14 @@ class PolicySettings:
     """How often it is sampled."""
     capacity: float = 20.0
     """Maximum service capacity MC of a node, in updates."""
-    leaves: int = LEAVES_PER_CPU
-    """Most leaves on a node."""
+    leaves: int | None = None
+    """Most leaves of a job on a node; None: one for each of its processors."""
     keep_seconds: float = 30.0
     """How long an aggregator without a role, or a job's domain, is kept."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> PolicySettings:
         """Read the LIFL_* variables; raises ConfigError."""
-        cpus = len(os.sched_getaffinity(0))
         return cls(
             placement=read(env, "LIFL_PLACEMENT", Policy, Policy.BEST_FIT),
             hierarchy=read(env, "LIFL_HIERARCHY", boolean, True),
@@ -74,7 +70,7 @@ class PolicySettings:
             alpha=read(env, "LIFL_ALPHA", _share, ALPHA),
             estimate_seconds=read(env, "LIFL_ESTIMATE_SECONDS", _positive, 1.0),
             capacity=read(env, "LIFL_NODE_CAPACITY", _positive, 20.0),
-            leaves=read(env, "LIFL_NODE_LEAVES", _count, LEAVES_PER_CPU * cpus),
+            leaves=read(env, "LIFL_NODE_LEAVES", _count, None),
             keep_seconds=read(env, "LIFL_KEEP_SECONDS", _positive, 30.0),
         )
 

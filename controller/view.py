@@ -87,8 +87,9 @@ class NodeView:
 
     ``epoch`` names the life of its agent, "" while the agent does not answer;
     ``domains`` are the jobs that have a pool there, ``load`` the smoothed number of
-    updates in service. ``capacity`` is what it can take, in updates, and ``room`` the
-    most aggregators it can run, of all jobs; None: as the policies say.
+    updates in service. ``capacity`` is what it can take, in updates; None: as the policies
+    say. ``room`` is the most aggregators it can run, of all jobs, None if nothing bounds
+    them, and ``processors`` how many it has for aggregators.
     """
 
     name: str
@@ -97,3 +98,4 @@ class NodeView:
     load: float = 0.0
     capacity: float | None = None
     room: int | None = None
+    processors: int = 1

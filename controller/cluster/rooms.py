@@ -14,6 +14,8 @@ from controller.cluster.seats import AGGREGATOR
 
 USUAL = Resources(cpu=100, memory=128 << 20, pods=1)
 """What an aggregator's pod asks for, until one has been seen."""
+PER_PROCESSOR = 8
+"""Aggregators of all jobs for each processor: jobs take turns, and their aggregators wait."""
 
 
 def aggregators(
@@ -21,7 +23,6 @@ def aggregators(
     pods: Iterable[PodView],
     *,
     full: Collection[str] = (),
-    leaves_per_cpu: int,
 ) -> dict[str, int]:
     """Return the most aggregators of each node: of its CPUs, and of what others leave there.
 
@@ -45,9 +46,14 @@ def aggregators(
             found[node.name] = running.get(node.name, 0)
             continue
         left = node.allocatable - used.get(node.name, Resources())
-        most = leaves_per_cpu * max(1, node.allocatable.cpu // 1000)
+        most = PER_PROCESSOR * processors(node)
         found[node.name] = min(most, _times(request, left))
     return found
+
+
+def processors(node: NodeObject) -> int:
+    """Return how many processors a node has for pods, at least 1."""
+    return max(1, node.allocatable.cpu // 1000)
 
 
 def _times(request: Resources, left: Resources) -> int:

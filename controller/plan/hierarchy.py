@@ -1,9 +1,9 @@
 """The shape of the tree: how many leaves, middles and one top, and who sends to whom.
 
-Why: leaves on one node work side by side; a middle makes one partial sum of a
-node, so that the network carries one object a node; the top is put where most
-partial sums are already. Shapes name no process: `reuse` fills the places.
-It must not do I/O.
+Why: leaves on one node work side by side, as many as it has processors at most, since
+adding is all work and no waiting; a middle makes one partial sum of a node, so that the
+network carries one object a node; the top is put where most partial sums are already.
+Shapes name no process: `reuse` fills the places. It must not do I/O.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Place:
 
 
 def leaves_for(updates: int, fan_in: int, limit: int) -> int:
-    """Return ``ceil(updates / fan_in)``, at most ``limit`` (what the node's CPUs can serve)."""
+    """Return ``ceil(updates / fan_in)``, at most ``limit``."""
     if fan_in < 1 or limit < 1:
         raise ValueError("fan-in and limit are at least 1")
     return min(limit, -(-updates // fan_in))
@@ -45,20 +45,21 @@ def shape(
     the top alone. Several nodes: a node with more than one leaf has a middle;
     a lone leaf sends straight to the top. The top is on the node with most
     updates; among equals on ``home`` (the coordinator's node), else the first
-    by name. Not ``hierarchical``: every update goes to one top on that node, or to
-    a single leaf of its own node when there are several.
+    by name. ``limits`` are the most leaves of each node.
+
+    Not ``hierarchical``: there are no middles, as where replicas follow concurrency alone
+    (``ceil(concurrency / target)``, the stock autoscaler of Knative Serving, whose target is the
+    fan-in here) and know neither each other nor the processors: every leaf sends to the top.
     """
     used = {node: n for node, n in sorted(updates.items()) if n > 0}
     if not used:
         return ()
     top_node = min(used, key=lambda node: (-used[node], node != home, node))
-    leaves = {
-        node: leaves_for(n, fan_in, limits[node]) if hierarchical else 1 for node, n in used.items()
-    }
+    leaves = {node: leaves_for(n, fan_in, limits[node]) for node, n in used.items()}
     if len(used) == 1 and leaves[top_node] == 1:
         return (Place(top_node, Level.TOP, used[top_node], None),)
 
-    middles = [node for node in used if len(used) > 1 and leaves[node] > 1]
+    middles = [node for node in used if hierarchical and len(used) > 1 and leaves[node] > 1]
     incoming = sum(1 if node in middles else leaves[node] for node in used)
     places = [Place(top_node, Level.TOP, incoming, None)]
     for node, n in used.items():

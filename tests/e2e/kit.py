@@ -304,7 +304,8 @@ def platform(
     crash.mkdir()
     crash.chmod(0o777)  # whoever dies removes a file
     before = dict(os.environ)
-    os.environ.update({"LIFL_HOME": str(home), "LIFL_CRASH_DIR": str(crash)} | env)
+    told = {"LIFL_HOME": str(home), "LIFL_CRASH_DIR": str(crash), "LIFL_NODE_LEAVES": "16"}
+    os.environ.update(told | env)  # trees as on machines with more processors than this one
     paths = Paths(home)
     up = ["--nodes", str(nodes), "--dataplane", dataplane, "--port", str(free_port()), *arguments]
     try:

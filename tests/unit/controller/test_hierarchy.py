@@ -47,9 +47,12 @@ def test_among_equals_the_top_is_at_home() -> None:
     assert shape({"b": 3, "a": 3}, fan_in=2, limits={"a": 9, "b": 9}, home=None)[0].node == "a"
 
 
-def test_without_hierarchy_a_node_has_one_aggregator() -> None:
-    flat = shape({"a": 9, "b": 5}, fan_in=2, limits={"a": 9, "b": 9}, hierarchical=False)
-    assert Counter(p.level for p in flat) == {Level.TOP: 1, Level.LEAF: 2}
+def test_without_hierarchy_every_leaf_sends_to_the_top() -> None:
+    flat = shape({"a": 9, "b": 6}, fan_in=2, limits={"a": 9, "b": 9}, hierarchical=False)
+    assert levels(flat, "a") == {Level.TOP: 1, Level.LEAF: 5}
+    assert levels(flat, "b") == {Level.LEAF: 3}
+    assert flat[0].goal == 8
+    assert {p.parent for p in flat[1:]} == {0}
 
 
 @given(st.integers(0, 500), st.integers(1, 20), st.integers(1, 50))

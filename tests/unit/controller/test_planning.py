@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import pytest
+
+from controller.local_main import sharing_processors
 from controller.planning import make_plan
 from controller.settings import PolicySettings
 from controller.view import JobView, NodeView
 from lifl.platform.api import Aggregator
-from lifl.topology import Plan
+from lifl.topology import Level, Plan
 
 POLICIES = PolicySettings(capacity=20.0, leaves=16)
 
@@ -87,3 +90,27 @@ def test_a_job_stays_where_its_aggregators_are_warm_although_the_coordinator_is_
     assert chosen(warm) == {"b"}
     assert chosen(warm, replace(POLICIES, reuse=False)) == {"a"}
     assert chosen([Aggregator("j-agg-0", "j", "lost")]) == {"a"}
+
+
+def test_a_node_has_a_leaf_for_each_processor_at_most() -> None:
+    measured = PolicySettings(capacity=20.0)
+    made = plan(16, NodeView("a", "1", processors=3), policies=measured)
+    assert len(made.leaves("a")) == 3
+    assert len(plan(4, NodeView("a", "1", processors=3), policies=measured).leaves("a")) == 2
+    told = PolicySettings(capacity=20.0, leaves=5)
+    assert len(plan(16, NodeView("a", "1", processors=3), policies=told).leaves("a")) == 5
+
+
+def test_without_hierarchy_leaves_follow_the_updates_alone() -> None:
+    off = PolicySettings(capacity=20.0, hierarchy=False)
+    made = plan(32, NodeView("a", "1"), NodeView("b", "1", room=6), policies=off)
+    assert (len(made.leaves("a")), len(made.leaves("b"))) == (10, 4)
+    assert not [r for r in made.roles if r.level is Level.MIDDLE]
+
+
+def test_nodes_of_one_machine_share_its_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(7)))
+    views = [NodeView("a", "1"), NodeView("b", "1"), NodeView("c", "1")]
+    assert [v.processors for v in sharing_processors(views)] == [2, 2, 2]
+    assert [v.processors for v in sharing_processors(views * 4)] == [1] * 12
+    assert sharing_processors([]) == []

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from controller.cluster.objects import NodeObject, PodView
 from controller.cluster.resources import Resources
-from controller.cluster.rooms import aggregators
+from controller.cluster.rooms import aggregators, processors
 
 NODE = NodeObject("n", {}, (), False, True, Resources(cpu=4000, memory=8 << 30, pods=110))
 OTHER = PodView("x", "o", "u0", node="n", requests=Resources(cpu=3500, memory=1 << 30, pods=1))
@@ -21,7 +21,13 @@ AGGREGATOR = PodView(
 
 
 def room(node: NodeObject, *pods: PodView, full: tuple[str, ...] = ()) -> int:
-    return aggregators([node], pods, full=full, leaves_per_cpu=8)["n"]
+    return aggregators([node], pods, full=full)["n"]
+
+
+def test_a_node_has_whole_processors_and_at_least_one() -> None:
+    assert processors(NODE) == 4
+    assert processors(replace(NODE, allocatable=Resources(cpu=2900))) == 2
+    assert processors(replace(NODE, allocatable=Resources(cpu=400))) == 1
 
 
 def test_an_empty_node_has_eight_a_cpu() -> None:
