@@ -74,6 +74,20 @@ def free_port() -> int:
     raise AssertionError("no free ports")
 
 
+def freeze(pid: int) -> None:
+    """Stop a process and return once none of its threads runs.
+
+    The signal is one thread's to take; until it has, the others go on.
+    """
+    os.kill(pid, signal.SIGSTOP)
+
+    def states() -> set[str]:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return {(t / "stat").read_text().rpartition(")")[2].split()[0] for t in tasks}
+
+    wait_for(lambda: states() == {"T"}, f"process {pid} to stop")
+
+
 def wait_for(probe: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
     """Return the first result of ``probe`` that is neither None nor False.
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from .kit import Job, Platform, kill_tree, platform, wait_for
+from .kit import Job, Platform, freeze, kill_tree, platform, wait_for
 from .rounds import CLIENTS, Rounds, gone, leaves_of, same_bits, top_of
 
 POINTS = ["after-take", "after-open", "after-add", "before-seal", "after-seal", "before-send"]
@@ -98,7 +98,7 @@ def test_descriptors_lost_in_a_killed_receivers_queue(running: Platform, rounds:
     job = rounds.job
     workers = running.workers(job.name)
     for pid in workers.values():
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
     job.deliver_all(number)
     usage = running.usage(job.name)
     assert (usage.sealed, usage.taken) == (CLIENTS + 1, 0)  # and the model
@@ -114,7 +114,7 @@ def test_descriptors_sent_twice(running: Platform, rounds: Rounds) -> None:
     before = running.events()["redispatches"]
     workers = running.workers(job.name)
     for pid in workers.values():
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
     job.deliver_all(number)
     wait_for(
         lambda: running.events()["redispatches"] >= before + 2 * CLIENTS,

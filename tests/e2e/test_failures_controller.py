@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from .kit import Platform, kill_tree
+from .kit import Platform, freeze, kill_tree
 from .rounds import CLIENTS, Rounds, gone, leaves_of, top_of
 
 
@@ -31,7 +31,7 @@ def test_the_controller_dies_after_an_action(running: Platform, rounds: Rounds, 
         gone(armed)
     top = running.workers(job.name)[top_of(job)]
     if point == "did-Close":
-        os.kill(top, signal.SIGSTOP)
+        freeze(top)
     for client in range(1, CLIENTS):
         job.deliver(client, number)
     if point == "did-Close":

@@ -6,8 +6,6 @@ middle on each, the top on one.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +13,7 @@ import pytest
 
 from lifl.platform import doctor
 
-from .kit import Job, Platform, platform, wait_for
+from .kit import Job, Platform, freeze, platform, wait_for
 from .rounds import Rounds, gone
 
 NODES = 3
@@ -139,7 +137,7 @@ def test_a_node_is_lost_with_its_partials_while_the_round_closes(
     victim = lesser(job)
     theirs = clients_of(job, f"node-{victim}")
     middle = middle_of(job, f"node-{victim}")
-    os.kill(running.workers(job.name, victim)[middle], signal.SIGSTOP)
+    freeze(running.workers(job.name, victim)[middle])
     job.deliver_all(number)
     assert job.status()["phase"] == "closing"
     with running.without(victim):

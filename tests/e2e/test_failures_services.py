@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from .kit import Job, Platform, document, kill_tree, samples_of, update_of, wait_for
+from .kit import Job, Platform, document, freeze, kill_tree, samples_of, update_of, wait_for
 from .rounds import CLIENTS, Rounds, gone, leaves_of, top_of
 
 STANDING = ["gateway-0", "coordinator", "agent-0", "controller"]
@@ -158,7 +158,7 @@ def test_killed_whole_while_the_round_closes(running: Platform, rounds: Rounds, 
     number = rounds.begin()
     job = rounds.job
     top = running.workers(job.name)[top_of(job)]
-    os.kill(top, signal.SIGSTOP)
+    freeze(top)
     job.deliver_all(number)
     wait_for(lambda: job.status()["phase"] == "closing" or None, "the round to close")
     victim = running.kill(name)
