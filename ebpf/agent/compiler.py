@@ -32,8 +32,8 @@ def build(source: Path, include: Path, maps: Iterable[str], program: str) -> dic
     ConfigError
         when bcc, the kernel's headers or the right to load programs are missing.
     """
-    bcc = _import_bcc()
-    with _kernel_source(find_headers()):
+    bcc = import_bcc()
+    with kernel_source(find_headers()):
         try:
             module = bcc.BPF(src_file=os.fsencode(source), cflags=[f"-I{include}", "-DLIFL_BCC"])
         except Exception as e:
@@ -52,7 +52,8 @@ def build(source: Path, include: Path, maps: Iterable[str], program: str) -> dic
     return fds
 
 
-def _import_bcc() -> Any:
+def import_bcc() -> Any:
+    """Return bcc's Python module; raises ConfigError that says how to get it."""
     try:
         return importlib.import_module("bcc")
     except ImportError as e:
@@ -101,7 +102,7 @@ def _has(trees: Sequence[Path], name: str) -> bool:
 
 
 @contextmanager
-def _kernel_source(trees: Sequence[Path]) -> Iterator[None]:
+def kernel_source(trees: Sequence[Path]) -> Iterator[None]:
     """Show bcc the trees as one, by the variable it reads, for the time of a build."""
     name = "BCC_KERNEL_SOURCE"
     before = os.environ.get(name)

@@ -69,7 +69,7 @@ def test_bccs_variable_is_as_it_was_after_a_build(
     name = "BCC_KERNEL_SOURCE"
     source = tree(tmp_path / "k", "include/linux/kconfig.h")
     monkeypatch.setenv(name, "/elsewhere")
-    with compiler._kernel_source([source]):
+    with compiler.kernel_source([source]):
         seen = Path(os.environ[name])
         assert (seen / "include/linux/kconfig.h").is_file()
     assert not seen.exists()
