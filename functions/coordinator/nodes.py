@@ -39,25 +39,28 @@ class NodeTable:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._nodes: dict[str, Node] = {}
+        self._told: dict[str, str] = {}
 
     def heartbeat(
         self, name: str, url: str, info: Mapping[str, Any], now: float, said: str = ""
     ) -> bool:
         """A node has reported; return whether there is news in it."""
         old = self._nodes.get(name)
-        new = Node(name, url, info, now, said, old.told if old is not None else "")
+        new = Node(name, url, info, now, said, self._told.get(name, ""))
         self._nodes[name] = new
         return old is None or replace(old, seen=now) != new
 
     def tell(self, name: str, public: str) -> bool | None:
         """Somebody else says where clients reach a node ("": no more); return whether it is news.
 
-        None if the node is not known: say it again when it is.
+        None if the node is not known: say it again when it is. It holds until something else
+        is told, also when the node is lost meanwhile: nobody may be there to say it again.
         """
         node = self._nodes.get(name)
         if node is None:
             return None
         before, node.told = node.public, public
+        self._told[name] = public
         return node.public != before
 
     def expect(self, names: Iterable[str], now: float) -> None:
@@ -67,6 +70,7 @@ class NodeTable:
 
     def remove(self, name: str) -> bool:
         """A node is gone; return whether it was known."""
+        self._told.pop(name, None)
         return self._nodes.pop(name, None) is not None
 
     def expired(self, now: float) -> list[str]:

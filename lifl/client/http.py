@@ -208,11 +208,24 @@ def _pool(base_url: str, ingress: str, connections: int) -> urllib3.HTTPConnecti
     return urllib3.HTTPConnectionPool(to.host, to.port or 80, maxsize=connections, retries=False)
 
 
+class NotRouted(Unavailable):
+    """404, but not LIFL's: what stands before it has no route to it, or not yet."""
+
+
 def raise_for_status(response: Told) -> None:
-    """Raise Unavailable or HttpError for a status from 300 on."""
+    """Raise Unavailable or HttpError for a status from 300 on.
+
+    A 404 without a problem document's ``code`` is an ingress's that has no route for the name
+    (:class:`NotRouted`, nobody was asked): on a cluster such come and go with its pods.
+    """
     if response.status < 300:
         return
     error = HttpError(response.status, _problem(response.data))
+    if response.status == 404 and not error.code:
+        raise NotRouted(
+            "HTTP 404 by something that is not LIFL: the URL is wrong, or an ingress has no route "
+            "for it yet"
+        )
     if response.status in BUSY:
         raise Unavailable(str(error), retry_after=retry_after(response)) from error
     raise error

@@ -8,16 +8,19 @@ is tried.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from lifl.client.http import HttpError
+from lifl.client.http import HttpError, NotRouted
 from lifl.errors import TemporaryError
 
 T = TypeVar("T")
+
+log = logging.getLogger("lifl.client")
 
 
 def was_answered(error: TemporaryError) -> bool:
@@ -90,4 +93,6 @@ class Attempts:
         if self._retry.clock() + wait - self._began > self._retry.patience:
             raise error
         self._failed += 1
+        if isinstance(error, NotRouted):  # who waits for a wrong URL should know
+            log.warning("%s; trying again in %.1f s", error, wait)
         self._retry.sleep(wait)

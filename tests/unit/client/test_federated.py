@@ -388,6 +388,24 @@ def test_an_unknown_job_is_an_error(gateway: Any, join: Join) -> None:
         only(join())
 
 
+def test_an_upload_that_no_route_leads_to_goes_another_way(
+    gateway: Any, join: Join, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.task(1, upload_url=f"{gateway.url}/gone/updates")
+    gateway.task(1)
+
+    def unrouted(handler: Any) -> bool:
+        if not handler.path.startswith("/gone/"):
+            return False
+        handler.json(404, {})
+        return True
+
+    gateway.faults.append(unrouted)
+    assert only(join()).submit(state(), num_samples=1).accepted
+    assert [path for path, _, _ in gateway.uploads] == ["/v1/jobs/digits/rounds/1/updates"]
+    assert "no route" in caplog.text
+
+
 def test_a_job_of_deltas_gets_differences(gateway: Any, join: Join) -> None:
     gateway.task(1, update_type="delta")
     round = only(join())

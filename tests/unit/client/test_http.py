@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from lifl.client.http import HttpClient, HttpError
+from lifl.client.http import HttpClient, HttpError, NotRouted
+from lifl.client.retry import was_answered
 from lifl.errors import ConfigError, Unavailable
 
 PROBLEM = {"code": "round-closed", "detail": "too late", "where": "round"}
@@ -18,6 +19,7 @@ ANSWERS: dict[str, tuple[int, dict[str, str], bytes]] = {
     "/p/ok": (200, {}, b'{"a": 1}'),
     "/p/empty": (202, {}, b""),
     "/p/conflict": (409, {}, json.dumps(PROBLEM).encode()),
+    "/p/absent": (404, {}, b'{"code": "no-such-job"}'),
     "/p/plain": (404, {}, b"<html>"),
     "/p/busy": (503, {"Retry-After": "7"}, b"{}"),
     "/p/dated": (503, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, b""),
@@ -82,7 +84,13 @@ def test_a_refusal_keeps_its_problem(client: HttpClient) -> None:
     error = caught.value
     assert (error.status, error.code, error.where) == (409, "round-closed", "round")
     with pytest.raises(HttpError, match="HTTP 404"):
+        client.json("GET", "/absent")
+
+
+def test_a_404_of_something_else_may_pass(client: HttpClient) -> None:
+    with pytest.raises(NotRouted, match="URL is wrong") as caught:
         client.json("GET", "/plain")
+    assert not was_answered(caught.value)
 
 
 @pytest.mark.parametrize(("path", "seconds"), [("/busy", 7.0), ("/dated", 1.0), ("/no-json", 1.0)])

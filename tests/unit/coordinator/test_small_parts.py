@@ -138,6 +138,18 @@ def test_where_clients_reach_a_node_is_said_by_itself_or_told_by_who_knows_bette
     assert table.public() == {}
 
 
+def test_what_was_told_of_a_node_outlives_its_silence():
+    table = NodeTable(5)
+    table.heartbeat("a", "http://a", {}, 0)
+    table.tell("a", "http://told")
+    assert table.expired(9) == ["a"]
+    assert table.heartbeat("a", "http://a", {}, 10)
+    assert table.public() == {"a": "http://told"}
+    table.remove("a")
+    table.heartbeat("a", "http://a", {}, 11)
+    assert table.public() == {}
+
+
 def test_a_process_that_slept_forgives():
     table = NodeTable(5)
     table.heartbeat("a", "http://a", {}, 0)
