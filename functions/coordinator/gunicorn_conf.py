@@ -2,7 +2,8 @@
 
 Why: one worker, since the rounds are decided in its memory; threads, since
 every gateway and the controller keep a watch parked, and claims must not wait
-behind those. The control socket is off: nobody asked for it.
+behind those. Threads are made as they are needed, so that their number is a limit
+(of a thousand nodes) and no cost. The control socket is off: nobody asked for it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ wsgi_app = "functions.coordinator.app:app"
 bind = f"{os.environ.get('LIFL_HOST', '127.0.0.1')}:{os.environ.get('PORT', '8090')}"
 workers = 1
 worker_class = "gthread"
-threads = int(os.environ.get("LIFL_THREADS", "64"))
-worker_connections = 2000
+threads = int(os.environ.get("LIFL_THREADS", "1100"))
+worker_connections = 2000 + threads
 keepalive = 75
 worker_tmp_dir = "/dev/shm"
 control_socket_disable = True

@@ -428,6 +428,27 @@ def test_claims_are_quick_while_watches_are_parked(platform, record_property):
     assert median < 10.0  # about 1 ms on a quiet machine
 
 
+def test_as_many_nodes_may_watch_as_a_large_cluster_has(platform):
+    p = platform()
+    rev = p.http.json("GET", "/internal/v1/watch")["rev"]
+    token = mint_platform_token(bytes.fromhex(SECRET), "gateway")
+    path = f"/internal/v1/watch?since={rev}&wait=25"
+    with contextlib.ExitStack() as opened:
+        watches = []
+        for _ in range(150):
+            connection = opened.enter_context(
+                contextlib.closing(http.client.HTTPConnection("127.0.0.1", p.port, timeout=20))
+            )
+            connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+            watches.append(connection)
+        parked = b"lifl_coordinator_watches 150.0"
+        until(lambda: parked in p.http.request("GET", "/metrics").data)
+        news = {"gateway_url": "http://127.0.0.1:9", "clients": {}}
+        p.http.json("POST", "/internal/v1/nodes/node-9", news)
+        told = [json.loads(w.getresponse().read()) for w in watches]
+    assert all("node-9" in {n["node"] for n in t["nodes"]} for t in told)
+
+
 def test_a_graceful_end_lets_watches_go_at_once(platform):
     p = platform()
     rev = p.http.json("GET", "/internal/v1/watch")["rev"]
