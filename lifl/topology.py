@@ -62,24 +62,24 @@ class Plan:
     clients: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names = {r.name for r in self.roles}
-        if len(names) != len(self.roles):
+        by_name = {r.name: r for r in self.roles}
+        if len(by_name) != len(self.roles):
             raise ConfigError(f"plan {self.job}/{self.assignment}: an aggregator has two roles")
         tops = [r for r in self.roles if r.parent is None]
         if self.roles and len(tops) != 1:
             raise ConfigError(f"plan {self.job}/{self.assignment}: {len(tops)} tops, need one")
         for role in self.roles:
-            if role.parent is not None and role.parent not in names:
+            if role.parent is not None and role.parent not in by_name:
                 raise ConfigError(f"plan {self.job}: {role.name} sends to unknown {role.parent}")
             if role.goal < 1:
                 raise ConfigError(f"plan {self.job}: {role.name} has goal {role.goal}")
         for role in self.roles:
-            self._check_path(role)
+            self._check_path(role, by_name)
 
-    def _check_path(self, role: Role) -> None:
+    def _check_path(self, role: Role, by_name: Mapping[str, Role]) -> None:
         seen = {role.name}
         while role.parent is not None:
-            role = self.role(role.parent)
+            role = by_name[role.parent]
             if role.name in seen:
                 raise ConfigError(f"plan {self.job}: the path of {role.name} is a loop")
             seen.add(role.name)
