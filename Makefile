@@ -7,7 +7,7 @@ STAMP := $(VENV)/.setup-stamp
 
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help setup demo test test-kube test-cluster check bench clean
+.PHONY: help setup demo test test-kube test-cluster check bench compare compare-quick peers clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,15 @@ check: $(STAMP) ## ruff, mypy (strict), import linter
 
 bench: $(STAMP) ## measure; writes results/bench.json
 	@$(BIN)/python -m bench
+
+compare: $(STAMP) ## side by side with vanilla serverless, an always-on server and peers; results/compare/
+	@$(BIN)/python -m bench.compare
+
+compare-quick: $(STAMP) ## the same in under five minutes
+	@$(BIN)/python -m bench.compare --quick
+
+peers: $(STAMP) ## optional: Flower and NVFlare, in environments of their own, for `make compare`
+	@scripts/peers
 
 clean: ## remove the environment, caches and results
 	rm -rf $(VENV) results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,6 +12,7 @@ import multiprocessing as mp
 import random
 import socket
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -57,10 +58,20 @@ class Clients:
             process.join()
             pipe.close()
 
-    def start(self, requests: list[tuple[str, int, bytes]]) -> None:
-        """Let client *i* send ``(host, port, head)`` *i* now; an empty head is a raw send."""
-        for pipe, request in zip(self._pipes, requests, strict=False):
-            pipe.send(request)
+    def start(
+        self,
+        requests: list[tuple[str, int, bytes]],
+        *,
+        at: Sequence[float] | None = None,
+        bodies: Sequence[bytes] | None = None,
+    ) -> None:
+        """Let client *i* send ``(host, port, head)`` *i*; an empty head is a raw send.
+
+        ``at`` says when each begins (CLOCK_MONOTONIC seconds; now, if that is past or not
+        said), ``bodies`` what it sends instead of its document.
+        """
+        for i, (pipe, request) in enumerate(zip(self._pipes, requests, strict=False)):
+            pipe.send((*request, at[i] if at else 0.0, bodies[i] if bodies else None))
         self._busy = len(requests)
 
     def wait(self) -> list[Sent]:
@@ -80,7 +91,10 @@ def head(
 
 def _serve(pipe: Connection, document: bytes) -> None:
     while True:
-        pipe.send(_send(*pipe.recv(), document))
+        host, port, request_head, at, body = pipe.recv()
+        if (ahead := at - time.monotonic()) > 0:
+            time.sleep(ahead)  # this client's update is not there before
+        pipe.send(_send(host, port, request_head, body or document))
 
 
 def _send(host: str, port: int, request_head: bytes, document: bytes) -> Sent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from lifl import __version__
-from lifl.cli import calibrate, jobs, platform
+from lifl.cli import calibrate, jobs, platform, sim
 from lifl.cli.output import INTERRUPTED, errors, fail
 from lifl.errors import LiflError
 
@@ -38,6 +38,7 @@ for command in (
     platform.completion,
     calibrate.calibrate,
     jobs.job,
+    sim.sim,
 ):
     cli.add_command(command)
 

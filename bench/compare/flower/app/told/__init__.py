@@ -1,0 +1,1 @@
+"""A Flower app for the comparison; runs in Flower's own processes."""

@@ -1,0 +1,193 @@
+"""One partial sum made by an aggregator, handed to the next and added there, three ways.
+
+Why: how fast a descriptor crosses says little about a result that has to be written, carried
+and read. Here memory traffic of both ends is within: timed from before the producer adds its
+last input to its output until the next process has added that output to its own sum. Ways:
+
+* ``lifl``: the output is a slot of a reused pool, its descriptor goes the in-kernel route;
+* ``vanilla``: by value in an event: ingress, Redis Streams, dispatcher, sidecar, function;
+* ``direct``: by value in a request through one sidecar, no broker.
+
+The same producer process does all three in turn, with the same inputs and weights. Both ends add
+as this project's aggregators add what completes a sum, on all processors; by value too, which
+the project's function does not do there. What each consumer has is checked every time. Sums are
+kept in memory that was touched before, everywhere. CPU is that of all processes, from before to
+when the path is quiet again (the event acknowledged and deleted, the slot released). It must
+not flatter LIFL: by value there are no checks, no serialisation, and one hop less than a
+function's reply takes.
+"""
+
+from __future__ import annotations
+
+import mmap
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bench.compare import handoff_ends, mean
+from bench.compare.api import Reference
+from bench.compare.groups import open_group
+from bench.compare.vanilla import sidecar
+from bench.figures import Figure, at_least, ratios
+from bench.sizes import BYTES
+from functions.aggregator.blas import F32
+
+WAYS = ("lifl", "vanilla", "direct")
+N, WARM = 9, 3
+PUBLISHED = {"vanilla": 0.619, "direct": 0.175}
+"""Seconds for 233.1 MB, the faster of both passes: ``c Redis Streams + b``, ``b``."""
+PATHS = {
+    "vanilla": "c: Redis Streams and a sidecar, 233 MB",
+    "direct": "b: one sidecar, 233 MB",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One hand-off; seconds.
+
+    ``latency``: from before the last input was added until the next process had the result in
+    its sum. Within it ``produced`` until the output was complete and ``hop`` from there until
+    the receiver could read all of it. ``before`` is what the first input took, outside of it.
+    """
+
+    latency: float
+    cpu: float
+    produced: float
+    hop: float
+    before: float
+
+
+@dataclass(slots=True)
+class Result:
+    """All samples by way, warm-ups left out, and what was measured with."""
+
+    nbytes: int
+    samples: dict[str, list[Sample]] = field(default_factory=lambda: {w: [] for w in WAYS})
+    versions: dict[str, str] = field(default_factory=dict)
+    stand_ins: tuple[str, ...] = ()
+    counted: str = ""
+    machine: dict[str, float] = field(default_factory=dict)
+    """Milliseconds to write a result's bytes into memory that was touched (``copy_ms``; published:
+    12 for 233 MB) and into new memory (``fresh_ms``; 165): how fast this machine is just now."""
+
+    def seconds(self, way: str, what: str = "latency") -> list[float]:
+        """Return one number of each sample."""
+        return [getattr(s, what) for s in self.samples[way]]
+
+
+def run() -> list[Figure]:
+    """Return the hand-off's figures at 233 MB."""
+    return figures(measure())
+
+
+def figures(result: Result) -> list[Figure]:
+    """Return latency and CPU of the ways by value over LIFL's, hand-off by hand-off."""
+    found = []
+    for key, way, what, limit in (
+        ("handoff_vanilla_over_lifl", "vanilla", "latency", 12.0),
+        ("handoff_cpu_vanilla_over_lifl", "vanilla", "cpu", 12.0),
+        ("handoff_direct_over_lifl", "direct", "latency", 5.0),
+    ):
+        over = ratios(result.seconds(way, what), result.seconds("lifl", what))
+        found.append(Figure(key, "ratio", over, at_least(limit), _notes(result, way, what)))
+    return found
+
+
+def references(result: Result) -> list[Reference]:
+    """Return how the ways by value did against what is published, hop alone as it was there."""
+    megabytes = result.nbytes / 1e6
+    return [
+        Reference(
+            PATHS[way],
+            megabytes / statistics.median(result.seconds(way, "hop")),
+            BYTES["233mb"] / 1e6 / seconds,
+        )
+        for way, seconds in PUBLISHED.items()
+    ]
+
+
+def _notes(result: Result, way: str, what: str) -> dict[str, Any]:
+    def median(side: str, name: str) -> float:
+        return round(1e3 * statistics.median(result.seconds(side, name)), 1)
+
+    notes: dict[str, Any] = {f"{side}_ms": median(side, what) for side in ("lifl", way)}
+    if what == "latency":
+        notes |= {f"{side}_produced_ms": median(side, "produced") for side in ("lifl", way)}
+        notes |= {f"{side}_hop_ms": median(side, "hop") for side in ("lifl", way)}
+        whole = {
+            side: [s.latency + s.before for s in result.samples[side]] for side in ("lifl", way)
+        }
+        both = statistics.median(ratios(whole[way], whole["lifl"]))
+        notes["ratio_with_both_inputs_timed"] = round(both, 2)
+    notes |= result.machine
+    return notes
+
+
+def measure(nbytes: int = BYTES["233mb"], n: int = N, warm: int = WARM) -> Result:
+    """Hand ``nbytes`` over ``n`` times each way, in turn, after ``warm`` times unmeasured.
+
+    Raises
+    ------
+    RuntimeError
+        if a consumer's sum is wrong.
+    ConfigError
+        if there is no in-kernel route, no Redis or no proxy here.
+    """
+    elements = nbytes // 4
+    stand_in = sidecar.about()[2]
+    result = Result(nbytes, stand_ins=(stand_in,) if stand_in else ())
+    with open_group("handoff") as group, handoff_ends.opened(group, elements) as ends:
+        result.counted = getattr(group, "how", "")
+        result.versions = ends.versions
+        expected = {way: np.zeros(mean.PLACES, np.float32) for way in WAYS}
+        step = handoff_ends.output(handoff_ends.inputs(elements), elements)
+        result.machine = _machine(nbytes)
+        for number in range(-warm, n):
+            for way in WAYS:
+                ends.prepare(way)
+                before = group.usage()
+                told = ends.hand_over(way)
+                cpu = group.usage().since(before).cpu
+                expected[way] = expected[way] + step
+                _check(way, expected[way], told["elements"])
+                if number >= 0:
+                    result.samples[way].append(_sample(told, cpu))
+    return result
+
+
+def _machine(nbytes: int) -> dict[str, float]:
+    source, target = np.ones(nbytes, np.uint8), np.ones(nbytes, np.uint8)
+    copy, fresh = [], []
+    for _ in range(5):
+        began = time.monotonic()
+        np.copyto(target, source)
+        copied = time.monotonic()
+        with mmap.mmap(-1, nbytes) as new:
+            began_new = time.monotonic()
+            np.copyto(np.frombuffer(new, np.uint8), source)
+            fresh.append(time.monotonic() - began_new)
+        copy.append(copied - began)
+    return {
+        "copy_ms": round(1e3 * statistics.median(copy), 1),
+        "fresh_ms": round(1e3 * statistics.median(fresh), 1),
+    }
+
+
+def _sample(told: Mapping[str, Any], cpu: float) -> Sample:
+    return Sample(
+        latency=told["added"] - told["started"],
+        cpu=cpu,
+        produced=told["produced"] - told["started"],
+        hop=told["viewed"] - told["produced"],
+        before=told["before"],
+    )
+
+
+def _check(way: str, expected: F32, found: F32) -> None:
+    if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-4, atol=1e-5):
+        raise RuntimeError(f"{way}: the consumer's sum is wrong: {found[:4]}, not {expected[:4]}")

@@ -1,0 +1,408 @@
+"""LIFL as a side of the comparison, whole and with mechanisms switched off.
+
+Why: the platform is played as users run it: its own processes, authentication on, the global
+model checkpointed on disk before anybody can read it. The ablation is the same platform with
+other settings. It must not know the other sides.
+
+What can be switched off. *Control plane*: placement, hierarchy, reuse and eager timing, each
+by itself; ``bench/ablation.json`` names the steps. *Data plane*: with ``--dataplane socket``
+descriptors go over plain sockets, with ``ebpf`` the kernel routes them. Shared memory cannot be
+switched off, for nothing of this data plane would be left: the base below it is the *vanilla*
+side, where the same aggregator gets payloads by value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform as machine
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import numpy as np
+
+import lifl
+from bench import harness
+from bench.clients import Clients, Sent, head
+from bench.compare import mean
+from bench.compare.api import Group, Load, Reference, Round
+from lifl import naming
+from lifl.platform import doctor
+from lifl.update import parse_header
+
+ABLATION: dict[str, Any] = json.loads((Path(__file__).parent.parent / "ablation.json").read_text())
+SPARE_SLOTS = 48
+"""Slots of an ablation's pool beyond one an update: two outputs for each aggregator of a node."""
+PATIENCE = 300.0
+POLL_SECONDS = 0.005
+_EVERY = 9
+"""Of the 64 places to look at every 9th, so the last too: each is a request, and counts as CPU."""
+_STARTED = re.compile(r"^.*: started \S+ on \S+$", re.MULTILINE)
+
+
+class Lifl:
+    """An ``api.System``: a local platform with one job for each number of clients of its load.
+
+    ``switches`` are LIFL_* settings of the platform; ``dataplane`` is ``ebpf`` or ``socket``, by
+    default what the machine can do. ``spare`` are a pool's slots beyond one a client; by default
+    the platform decides. ``from_open``: a round counts from its opening to its commit, by
+    the coordinator's clock, so that aggregators that are started for it are within.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        group: Group,
+        document: bytes,
+        *,
+        name: str = "lifl",
+        title: str = "LIFL",
+        nodes: int = 1,
+        dataplane: str | None = None,
+        switches: Mapping[str, str] | None = None,
+        fan_in: int = 2,
+        spare: int | None = None,
+        from_open: bool = False,
+    ) -> None:
+        self.name = name
+        self.title = title
+        self.dataplane = dataplane or doctor.default_dataplane()[0]
+        self.stand_ins = _stand_ins(nodes, self.dataplane, several=len(set(load.sizes)) > 1)
+        self.versions = {"lifl": lifl.__version__, "python": machine.python_version()}
+        self._load = load
+        self._group = group
+        self._document = document
+        self._nodes = nodes
+        self._switches = switches or {}
+        self._fan_in = fan_in
+        self._spare = spare
+        self._from_open = from_open
+        self._jobs: dict[int, _Job] = {}
+        self._told = 0
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start clients, the platform, and a job for each number of clients of the load."""
+        with contextlib.ExitStack() as stack:
+            self._clients = stack.enter_context(Clients(self._load.clients, self._document))
+            self.platform = stack.enter_context(
+                _platform(self._nodes, self.dataplane, self._switches, self._group)
+            )
+            stack.callback(self._close_jobs)
+            self.platform.await_nodes(self._nodes)
+            with self._at_home():
+                for number in sorted({*self._load.sizes} or {self._load.clients}):
+                    self._job(number)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the platform and the clients."""
+        self._stack.close()
+
+    def play(self, updates: int | None = None) -> Round:
+        """Play one round, with the next one being open at its end; see ``api.System``."""
+        with self._at_home():
+            return self._play(self._load.clients if updates is None else updates)
+
+    def _play(self, updates: int) -> Round:
+        job = self._job(updates)
+        done = self._round(job)
+        sent = np.frombuffer(self._document, np.float32, offset=job.data_at)
+        where = mean.places(sent.size)[::_EVERY]
+        mean.check(self.name, sent[where], job.elements(where))
+        mean.check_samples(self.name, job.summary["samples"], job.number)
+        if not self._from_open:
+            job.await_next()
+        return done
+
+    def play_true(self, documents: Sequence[bytes], samples: Sequence[int]) -> tuple[Round, bytes]:
+        """Play a round in which client *i* sends ``documents[i]``, of ``samples[i]`` samples.
+
+        All have the length of the system's document. Returns the new global model as well, a
+        safetensors document.
+        """
+        with self._at_home():
+            job = self._job(len(documents))
+            done = self._round(job, documents, samples)
+            model = job.model()
+            job.await_next()
+            return done, model
+
+    def references(self) -> Sequence[Reference]:
+        """Return nothing: nobody else has published this path."""
+        return ()
+
+    def _at_home(self) -> contextlib.AbstractContextManager[None]:
+        """Return within what the commands of ``lifl`` mean this platform: several may run."""
+        return _environment({"LIFL_HOME": str(self.platform.paths.home)})
+
+    def _job(self, number: int) -> _Job:
+        if number not in self._jobs:
+            spare = None if self._spare is None else number + self._spare
+            job = _Job(self.platform, self._document, number, self._fan_in, spare)
+            self._jobs[number] = job
+            job.await_next()
+        return self._jobs[number]
+
+    def _close_jobs(self) -> None:
+        for job in self._jobs.values():
+            job.driver.http.close()
+        self._jobs.clear()
+
+    def _round(
+        self,
+        job: _Job,
+        documents: Sequence[bytes] | None = None,
+        samples: Sequence[int] | None = None,
+    ) -> Round:
+        """Play it up to the new model being readable."""
+        if self._from_open:
+            job.await_opening()
+        requests = job.requests(samples or [mean.samples(i) for i in range(job.number)])
+        start = time.monotonic()
+        at = [start + seconds for seconds in self._load.arrivals[: job.number]]
+        self._clients.start(requests, at=at, bodies=documents)
+        sent = self._clients.wait()
+        job.driver.check(sent)
+        end = job.driver.wait_for_version(job.round)
+        job.committed()
+        if job.summary["aggregated"] != job.number:
+            raise RuntimeError(
+                f"{self.name}: {job.summary['aggregated']} of {job.number} updates were aggregated"
+            )
+        opened, committed = (_monotonic(job.summary[what]) for what in ("opened", "committed"))
+        started = len(_STARTED.findall(self.platform.paths.log("controller").read_text()))
+        created, self._told = started - self._told, started
+        return Round(
+            wall=committed - opened if self._from_open else end - start,
+            last_byte=max(s.last_byte for s in sent) - start,
+            updates=job.number,
+            created=created,
+            nodes=len(job.nodes),
+            marks=_marks(job.summary, start, sent),
+        )
+
+
+class _Job:
+    """One job with rounds of ``number`` updates; ``view`` is of the round that is played."""
+
+    def __init__(
+        self,
+        platform: harness.Platform,
+        document: bytes,
+        number: int,
+        fan_in: int,
+        slots: int | None,
+    ) -> None:
+        self.number = number
+        self.data_at = parse_header(document, len(document)).data_start
+        self.view: dict[str, Any] = {}
+        self.summary: dict[str, Any] = {}
+        self._nbytes = len(document)
+        self._last = 0
+        self.driver = harness.Job(
+            platform,
+            f"compare-{number}",
+            document,
+            clients=number,
+            fan_in=fan_in,
+            slots=slots,
+            rounds=1_000_000,
+        )
+
+    @property
+    def round(self) -> int:
+        """Return the round's number, which is that of the model version it makes."""
+        return int(self.view["round"])
+
+    @property
+    def nodes(self) -> set[str]:
+        """Return the nodes of the round's plan."""
+        return {role["node"] for role in self.view["plan"]["roles"]}
+
+    def await_next(self) -> None:
+        """Wait until the next round is open and each client has been told so, as clients ask."""
+        self.driver.ready(after=self._last)
+        self.await_opening()
+
+    def await_opening(self) -> None:
+        """Wait until the next round is open and every client has a node in it."""
+
+        def opened() -> bool:
+            self.view = self.driver.view()
+            if self.view["round"] <= self._last or self.view["phase"] != "open":
+                return False
+            # where one node sums all, nobody has to be told which
+            return len(self.view["clients"]) == self.number or len(self.nodes) == 1
+
+        _await(opened, f"round {self._last + 1} to open")
+
+    def committed(self) -> None:
+        """Wait until the coordinator's history has the round."""
+
+        def known() -> bool:
+            self.summary = self.driver.history()[-1]
+            return bool(self.summary["round"] == self.round)
+
+        _await(known, f"round {self.round} in the history")
+        self._last = self.round
+
+    def requests(self, samples: Sequence[int]) -> list[tuple[str, int, bytes]]:
+        """Return what each client sends, and where its node's gateway is."""
+        path = f"/v1/jobs/{self.driver.name}/rounds/{self.round}/updates"
+        first = min(self.nodes)
+        found = []
+        for i, client in enumerate(self.driver.clients):
+            url = urlsplit(self.view["upload"][self.view["clients"].get(client, first)])
+            host, port = url.hostname or "127.0.0.1", url.port or 80
+            headers = self.driver.headers(i) | {naming.HEADER_NUM_SAMPLES: str(samples[i])}
+            found.append((host, port, head(host, port, path, self._nbytes, headers)))
+        return found
+
+    def elements(self, where: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Return the new model's float32 elements at ``where``, each by a request of its own."""
+        at = [self.data_at + 4 * i for i in where]
+        return np.frombuffer(b"".join(self._read(f"bytes={b}-{b + 3}") for b in at), np.float32)
+
+    def model(self) -> bytes:
+        """Return the new model, a safetensors document."""
+        return self._read(None)
+
+    def _read(self, span: str | None) -> bytes:
+        path = f"/v1/jobs/{self.driver.name}/model?version={self.round}"
+        headers = {"Range": span} if span else {}
+        answer = self.driver.http.request("GET", path, headers=headers)
+        if answer.status not in (200, 206):
+            raise RuntimeError(f"{path} answers {answer.status}: {answer.data[:400]!r}")
+        return bytes(answer.data)
+
+
+def make(load: Load, group: Group, document: bytes) -> Lifl:
+    """Return LIFL, whole, on one node."""
+    return Lifl(load, group, document)
+
+
+def make_socket(load: Load, group: Group, document: bytes) -> Lifl:
+    """Return LIFL with shared memory, but descriptors over plain sockets."""
+    title = "LIFL, descriptors over plain sockets"
+    return Lifl(load, group, document, name="lifl-socket", title=title, dataplane="socket")
+
+
+def ablation(
+    steps: Sequence[Mapping[str, Any]] | None = None,
+) -> dict[str, Callable[[Load, Group, bytes], Lifl]]:
+    """Return the control plane's steps as makers, base first; each has what those before it have.
+
+    All with the same data plane, on the definition's nodes.
+    """
+    switches: dict[str, str] = {
+        "LIFL_NODE_CAPACITY": str(ABLATION["node_capacity"]),
+        "LIFL_KEEP_SECONDS": str(ABLATION["keep_seconds"]),
+    }
+    found = {}
+    for i, step in enumerate(ABLATION["steps"] if steps is None else steps):
+        switches = switches | step["set"]
+        title = step["name"] if i == 0 else f"+{step['name']}"
+        found[f"step-{i}-{step['name']}"] = _step(f"step-{i}-{step['name']}", title, switches)
+    return found
+
+
+def _step(
+    name: str, title: str, switches: Mapping[str, str]
+) -> Callable[[Load, Group, bytes], Lifl]:
+    def make_step(load: Load, group: Group, document: bytes) -> Lifl:
+        return Lifl(
+            load,
+            group,
+            document,
+            name=name,
+            title=title,
+            nodes=ABLATION["nodes"],
+            fan_in=ABLATION["fan_in"],
+            switches=switches,
+            spare=SPARE_SLOTS,
+            from_open=True,
+        )
+
+    return make_step
+
+
+def _stand_ins(nodes: int, dataplane: str, *, several: bool) -> tuple[str, ...]:
+    found = [
+        "loopback in place of a network; no TLS (flatters it)",
+        "tokens, checks of every value, a checkpoint on disk and each client's asking for its work "
+        "are within its rounds or its CPU (wrongs it)",
+    ]
+    if nodes > 1:
+        found.append(f"{nodes} nodes are processes of this one machine")
+    if dataplane == "socket":
+        found.append("descriptors go over plain sockets, not through the kernel's routes")
+    if several:
+        found.append("one job for each number of clients, as a job's rounds are of one size")
+    return tuple(found)
+
+
+def _marks(summary: Mapping[str, Any], start: float, sent: Sequence[Sent]) -> dict[str, float]:
+    """Return the round's moments in seconds after its start."""
+    moments = {
+        what: _monotonic(summary[what]) - start
+        for what in ("opened", "closed", "summed", "committed")
+        if summary.get(what) is not None
+    }
+    return moments | {"last_answer": max(s.answered for s in sent) - start}
+
+
+def _monotonic(seconds: float) -> float:
+    """Return a moment in seconds since 1970 by this machine's monotonic clock."""
+    return seconds - (time.time() - time.monotonic())
+
+
+def _await(there: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not there():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {PATIENCE:.0f} s for {what}")
+        time.sleep(POLL_SECONDS)  # asking must not compete with what is asked for
+
+
+@contextlib.contextmanager
+def _platform(
+    nodes: int, dataplane: str, switches: Mapping[str, str], group: Group
+) -> Iterator[harness.Platform]:
+    """Run the harness's platform, but with LIFL_HOME set no longer than it takes to start."""
+    context = harness.platform(nodes, dataplane)
+    with _environment({**switches, "LIFL_HOME": ""}), group.adopt():
+        platform = context.__enter__()
+    try:
+        yield platform
+    finally:
+        with _environment({"LIFL_HOME": str(platform.paths.home)}):
+            context.__exit__(None, None, None)
+        with contextlib.suppress(ChildProcessError):  # the supervisor is nobody's to wait for
+            os.waitpid(platform.state["pid"], 0)
+
+
+@contextlib.contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,274 @@
+"""Rows of a report's tables, as text; Markdown and HTML are made of the same.
+
+Why: both reports must say the same. Pure.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.compare.summary import Run, counting, cpu, wall
+
+Row = Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A heading, a sentence on what it shows, columns and rows."""
+
+    title: str
+    note: str
+    columns: Row
+    rows: Sequence[Row]
+    marks: Sequence[str] = field(default_factory=tuple)
+    """By row: ``good``, ``bad`` or nothing."""
+
+
+VERDICTS = {True: "holds", False: "below the bar", None: ""}
+
+
+def spread(values: Sequence[float], unit: str = "", digits: int = 3) -> str:
+    """Return ``median [least .. most]``."""
+    if not values:
+        return "–"
+    shown = [number(v, digits) for v in (statistics.median(values), min(values), max(values))]
+    return f"{shown[0]}{unit} [{shown[1]} .. {shown[2]}]"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with so many significant digits, without an exponent."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    text = f"{value:.{digits}g}"
+    return f"{float(text):.0f}" if "e" in text else text
+
+
+def bars(summary: Mapping[str, Any]) -> Table:
+    """Return the table of the summary's figures."""
+    rows, marks = [], []
+    for key, f in summary.items():
+        missing = f["median"] is None
+        shown = "–" if missing else f"{f['median']:.2f}"
+        within = "" if missing else f"[{f['min']:.2f} .. {f['max']:.2f}], n = {f['n']}"
+        verdict = "void" if f["void"] else VERDICTS[f["passed"]]
+        if missing:
+            verdict = "not measured"
+        rows.append((f"`{key}`", f["what"], shown, within, f["bar"] or "", verdict, f["reason"]))
+        good = f["passed"] is True
+        marks.append("good" if good else "bad" if f["bar"] and verdict else "")
+    note = "Ratios of rounds that were played just after one another: median, least and most."
+    columns = ("key", "figure", "median", "spread", "bar", "", "reason")
+    return Table("Bars", note, columns, rows, marks)
+
+
+def workloads(run: Run) -> Iterator[Table]:
+    """Yield a table a workload: what each side took for it."""
+    for w in run["workloads"]:
+        rows = [_side(s) for s in w["sides"].values()]
+        columns = (
+            *("side", "time to model, s", "CPU, s an update", "peak memory, MB"),
+            *("aggregators started", "nodes", "switches an update", "n"),
+        )
+        yield Table(f"{w['name']}: {w['title']}", said(w), columns, rows)
+
+
+def said(w: Mapping[str, Any]) -> str:
+    """Return a workload in a sentence."""
+    how = "round by round in turn" if w["together"] else "one side after the other"
+    passes = f", {w['passes']} times over" if w["passes"] > 1 else ""
+    rounds = f"{w['rounds']} rounds a side, {how}{passes}, after {w['warm']} to warm up"
+    return (
+        f"{w['purpose'][0].upper()}{w['purpose'][1:]}: {w['clients']} clients, {w['title']}; "
+        f"updates arrive {w['arrive']}; {rounds}."
+    )
+
+
+def _side(side: Mapping[str, Any]) -> Row:
+    rounds = counting(side)
+    if not rounds:
+        why = side["failed"] or side["not_run"] or "no round was played"
+        what = "could not be measured" if side["failed"] else "not run"
+        return (side["title"], f"{what}: {why}", "", "", "", "", "", "0")
+    switches = [r["switches"] / r["updates"] for r in rounds if r["switches"] is not None]
+    title = side["title"] + (f" (then failed: {side['failed']})" if side["failed"] else "")
+    return (
+        title,
+        spread([wall(r) for r in rounds]),
+        spread([cpu(r) / r["updates"] for r in rounds]),
+        number(max(r["peak"] for r in rounds) / 1e6),
+        number(statistics.mean(r["created"] for r in rounds), 2),
+        number(statistics.median(r["nodes"] for r in rounds), 2),
+        number(statistics.median(switches), 2) if switches else "–",
+        str(len(rounds)),
+    )
+
+
+def audit(run: Run) -> Table | None:
+    """Return the overhead audit, a column a side; None if there was none."""
+    audited = run.get("audit") or {}
+    sides = {name: a for name, a in audited.items() if a.get("rows")}
+    if not sides:
+        return None
+    whats = list(dict.fromkeys(r["what"] for a in sides.values() for r in a["rows"]))
+    rows = []
+    for what in whats:
+        row = [what]
+        for a in sides.values():
+            found = next((r for r in a["rows"] if r["what"] == what), {})
+            row.append(_audited(found))
+        rows.append(row)
+    first = next(iter(sides.values()))
+    note = (
+        f"Counted in the kernel by eBPF over {first['rounds']} rounds of {first['workload']} that "
+        "no time is reported of; “a hop” is one hand-over from one function to the next, a "
+        "client's upload included. Figures in italics were found by reading the code: no kernel "
+        "sees what happens within a process."
+    )
+    return Table("Overhead audit", note, ("", *(a["title"] for a in sides.values())), rows)
+
+
+def _audited(row: Mapping[str, Any]) -> str:
+    if row.get("by_hand_per_hop") is not None:
+        return f"*{number(row['by_hand_per_hop'])} a hop*"
+    if row.get("per_update") is None:
+        return "–"
+    return f"{number(row['per_update'])} an update, {number(row['per_hop'])} a hop"
+
+
+def simulated(run: Run) -> Table | None:
+    """Return simulated against measured times; None if there are none."""
+    rows = [
+        (
+            r["workload"],
+            r["side"],
+            number(r["measured"]),
+            number(r["simulated"]),
+            f"{100 * r['error']:.0f} %" + (" (fitted to)" if r.get("fitted") else ""),
+        )
+        for r in (run.get("sim") or {}).get("rows", ())
+    ]
+    if not rows:
+        return None
+    columns = ("workload", "side", "measured, s", "simulated, s", "error")
+    note = (
+        "`lifl sim` on the workloads that were really run: median time to the global model. "
+        "Rows that a side's costs were fitted to do not count."
+    )
+    return Table("Simulated and measured", note, columns, rows)
+
+
+def true_means(run: Run) -> str:
+    """Return which sides' means of true updates were compared with the training's, for people."""
+    found = [
+        f"{side}'s ({task}, off by {off:.1g} of the greatest weight)"
+        for task, sides in (run.get("true_means") or {}).items()
+        for side, off in sides.items()
+    ]
+    if not found:
+        return ""
+    return (
+        f" Means of different, true updates were compared with the training's: {', '.join(found)}."
+    )
+
+
+def stand_ins(run: Run) -> Table:
+    """Return what of each side is not the real thing, and its versions."""
+    found: dict[str, tuple[str, list[str], Mapping[str, str], str]] = {}
+    for w in run["workloads"]:
+        for name, s in w["sides"].items():
+            if not s["rounds"] or name.startswith("step-"):
+                continue
+            entry = found.setdefault(name, (s["title"], [], s["versions"], s["counted"]))
+            known = entry[1]
+            known += [i for i in s["stand_ins"] if i not in known]
+    rows = [
+        (
+            title,
+            "; ".join(known) or "nothing",
+            ", ".join(f"{k} {v}" for k, v in versions.items()),
+            counted,
+        )
+        for title, known, versions, counted in found.values()
+    ]
+    given = run.get("handoff") or {}
+    if given.get("stand_ins"):
+        made_of = ", ".join(f"{k} {v}" for k, v in given["versions"].items())
+        rows.append(("hand-off", "; ".join(given["stand_ins"]), made_of, given["counted"]))
+    columns = ("side", "stand-ins and what flatters or wrongs it", "versions", "counted")
+    return Table("What is not the real thing", "", columns, rows)
+
+
+def left_out(run: Run) -> Table | None:
+    """Return what was not run or failed; None if all was."""
+    rows = [
+        (
+            w["name"],
+            s["title"],
+            "could not be measured" if s["failed"] else "not run",
+            s["failed"] or s["not_run"],
+        )
+        for w in run["workloads"]
+        for s in w["sides"].values()
+        if s["failed"] or s["not_run"]
+    ]
+    rows += [(name, "", "not run", why) for name, why in run.get("lost", {}).items()]
+    if not rows:
+        return None
+    return Table("Not run", "", ("workload", "side", "", "reason"), rows)
+
+
+def references(run: Run) -> Table | None:
+    """Return how sides' paths did against what is published; None if none was asked."""
+    rows, marks = [], []
+    for w in run["workloads"]:
+        for s in w["sides"].values():
+            for r in s["references"]:
+                rows.append(
+                    (
+                        s["title"],
+                        r["path"],
+                        number(r["measured"], 4),
+                        number(r["published"], 4),
+                        f"{r['measured'] / r['published']:.2f}",
+                    )
+                )
+                marks.append("good" if r["holds"] else "bad")
+    for r in (run.get("handoff") or {}).get("references", ()):
+        share = f"{r['measured'] / r['published']:.2f}"
+        rows.append(
+            ("hand-off", r["path"], number(r["measured"], 4), number(r["published"], 4), share)
+        )
+        marks.append("good" if r["holds"] else "bad")
+    if not rows:
+        return None
+    note = "A ratio over a side whose path is below 0.8 of what is published for it is void."
+    columns = ("side", "path", "here, MB/s", "published, MB/s", "share")
+    return Table("Are the baselines good enough?", note, columns, rows, marks)
+
+
+def noise(run: Run) -> str:
+    """Return how much rounds of one side differ, for people."""
+    found = [
+        (max(values) - min(values)) / statistics.median(values)
+        for w in run["workloads"]
+        if not w["sizes"]
+        for s in w["sides"].values()
+        if len(values := _values(s, wall)) > 1
+    ]
+    load = run["machine"]["load"]
+    busy = f"; a load of {load} by others when it began" if load >= 0.25 else ""
+    if not found:
+        return f"one round a side says nothing of its spread{busy}"
+    return (
+        f"rounds of one side differ by {100 * statistics.median(found):.0f} % from the quickest to "
+        f"the slowest (median over sides and workloads){busy}"
+    )
+
+
+def _values(side: Mapping[str, Any], of: Callable[[Mapping[str, Any]], float]) -> list[float]:
+    return [of(r) for r in counting(side)]

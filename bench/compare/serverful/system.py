@@ -1,0 +1,165 @@
+"""The always-on side: a tree of gRPC aggregators that are there before a round and after it.
+
+Why: it is what users of existing servers have, and must be as good as they could make it, or a
+ratio over it says nothing; :mod:`bench.compare.serverful.reference` holds it to what the path is
+known to do. Leaves and top are started once, in the group; a leaf has two clients, as LIFL's do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from bench.compare import mean
+from bench.compare.api import Group, Load, Reference, Round
+from bench.compare.crew import Crew
+from bench.compare.serverful import protocol, reference
+from bench.compare.wire import PATIENCE, Wire
+
+FAN_IN = 2
+AGGREGATOR = "bench.compare.serverful.aggregator"
+CLIENT = "bench.compare.serverful.client"
+
+
+def goals(updates: int) -> list[int]:
+    """Return how many updates each leaf of a round waits for; one leaf is the top itself."""
+    full, rest = divmod(updates, FAN_IN)
+    return [FAN_IN] * full + [rest] * (rest > 0)
+
+
+class Serverful:
+    """Always-on leaves of two clients each, and one top; payload by value over gRPC."""
+
+    name = "serverful"
+    title = "Always-on server (gRPC tree)"
+    stand_ins = (
+        "aggregators of this project in place of a framework's: OpenBLAS, memory that is kept, "
+        "malloc and HTTP/2 tuned, messages of 1 MB in raw bytes (flatters it)",
+        "each message is added as it arrives, before it is known whether the update will be "
+        "complete; servers that survive a client breaking off keep whole updates (flatters it)",
+        "loopback in place of a network; no TLS, no checks of values, no checkpoint (flatters it)",
+    )
+
+    def __init__(self, load: Load, group: Group, document: bytes) -> None:
+        self._load, self._group, self._document = load, group, document
+        header, floats = protocol.split(document)
+        self._header, self._floats = header, np.frombuffer(floats, np.float32)
+        self._round = 0
+        self._stack = contextlib.ExitStack()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Return what gRPC this is."""
+        return {"grpcio": version("grpcio")}
+
+    def __enter__(self) -> Self:
+        if importlib.util.find_spec("grpc") is None:
+            raise RuntimeError("the always-on side needs gRPC: pip install 'lifl[compare]'")
+        leaves = len(goals(self._load.clients))
+        with contextlib.ExitStack() as stack:
+            with self._group.adopt():
+                servers = Crew(
+                    AGGREGATOR,
+                    leaves + (leaves > 1),
+                    protocol.describe(self._header, self._floats.nbytes),
+                )
+            stack.enter_context(servers)
+            clients = stack.enter_context(Crew(CLIENT, self._load.clients + 1, self._document))
+            self._servers, (*self._clients, self._reader) = servers.wires, clients.wires
+            self._addresses = [f"127.0.0.1:{w.hear()['port']}" for w in servers.wires]
+            for i, client in enumerate(self._clients):
+                client.tell(do="connect", address=self._addresses[i // FAN_IN])
+            for wire in self._clients:
+                wire.hear()
+            for address in self._addresses:
+                _ask(self._reader, "connect", address=address)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def play(self, updates: int | None = None) -> Round:
+        """Play a round; the plan is told before it starts, as connections are made before it."""
+        clients = self._clients[: updates if updates is not None else self._load.clients]
+        self._round += 1
+        top = self._open(len(clients))
+        looked_at = mean.places(len(self._floats))
+        self._reader.tell(
+            do="model",
+            address=top,
+            version=self._round,
+            ranges=[[4 * i, 4] for i in looked_at],
+        )
+        start = time.monotonic()
+        for i, client in enumerate(clients):
+            client.tell(
+                do="send",
+                address=self._addresses[i // FAN_IN],
+                at=start + self._load.arrivals[i],
+                round_=self._round,
+                samples=float(mean.samples(i)),
+            )
+        *sent, model = self._hear([*clients, self._reader])
+        found = np.frombuffer(bytes.fromhex(model["bytes"]), np.float32)
+        mean.check(self.name, self._floats[looked_at], found)
+        mean.check_samples(self.name, model["samples"], len(clients))
+        return Round(
+            wall=model["read"] - start,
+            last_byte=max(s["last_byte"] for s in sent) - start,
+            updates=len(clients),
+            marks={"leaves_summed": max(s["summed"] for s in sent) - start},
+        )
+
+    def _open(self, updates: int) -> str:
+        """Tell the aggregators of a round what to wait for; return the top's address."""
+        plan = goals(updates)
+        top = self._addresses[-1] if len(plan) > 1 else self._addresses[0]
+        for address, goal in zip(self._addresses, plan, strict=False):
+            parent = "" if address == top else top
+            _ask(
+                self._reader, "open", address=address, round_=self._round, goal=goal, parent=parent
+            )
+        if len(plan) > 1:
+            _ask(self._reader, "open", address=top, round_=self._round, goal=len(plan), parent="")
+        return top
+
+    def _hear(self, wires: Sequence[Wire]) -> list[dict[str, Any]]:
+        """Return an answer from each; raise as soon as one of them, or a server, has failed."""
+        answers: dict[Wire, dict[str, Any]] = {}
+        by_fd = {w.fileno(): w for w in (*wires, *self._servers)}
+        deadline = time.monotonic() + PATIENCE
+        while len(answers) < len(wires):
+            ready = wait(list(by_fd), max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError(f"{self.name}: round {self._round} took over {PATIENCE:.0f} s")
+            for fd in ready:
+                wire = by_fd[fd]  # type: ignore[index]
+                try:
+                    answers[wire] = wire.hear()
+                except EOFError:
+                    raise RuntimeError(f"{self.name}: {wire.who} has ended") from None
+                del by_fd[fd]  # type: ignore[arg-type]
+        return [answers[w] for w in wires]
+
+    def references(self) -> list[Reference]:
+        """Measure one hop of 44.8 MB over the same code, as the published figure was taken."""
+        return [reference.measure(self._group)]
+
+
+def _ask(wire: Wire, do: str, **what: Any) -> dict[str, Any]:
+    wire.tell(do=do, **what)
+    return wire.hear()

@@ -1,0 +1,172 @@
+"""What is run: workloads with their sides, rounds and arrivals, quick and in full.
+
+Why: which sides meet on which load, how often, and what is left out for want of memory has to be
+readable in one place and the same in every run. It must not run anything.
+
+Memory. A machine that swaps, or kills, measures nothing. Before a workload the runner adds up
+what each side would hold: so many times what all clients of a round send, from
+``FACTORS``, which are measured peaks of earlier runs, rounded up, beside a fixed sum for its
+processes. Sides whose sum does not fit are run one after the other; one that does not even fit
+alone is left out, and the report says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bench.compare import arrivals
+from bench.compare.api import Load
+from bench.compare.lifl import ABLATION
+
+MB = 1_000_000
+FACTORS: Mapping[str, tuple[float, int]] = {
+    "lifl": (2.0, 500 * MB),
+    "lifl-socket": (2.0, 500 * MB),
+    "step": (1.6, 1500 * MB),
+    "serverful": (2.0, 400 * MB),
+    "vanilla": (4.5, 800 * MB),
+    "vanilla-warm": (4.5, 800 * MB),
+    "flower": (5.2, 400 * MB),
+    "flower-inprocess": (2.0, 300 * MB),
+    "nvflare": (3.6, 400 * MB),
+}
+"""By side: how many times a round's updates, and bytes besides. Vanilla's is that of a hop
+through Redis; Flower's and NVFlare's are of their published peaks."""
+SHARE = 0.75
+"""Of the memory that is available, what sides may hold: clients' sockets need some as well."""
+TRIO = ("lifl", "serverful", "vanilla")
+PEERS = ("flower", "nvflare")
+VARIANTS = ("lifl-socket", "vanilla-warm")
+BURSTS: Sequence[int] = ABLATION["bursts"]
+STEPS = tuple(f"step-{i}-{s['name']}" for i, s in enumerate(ABLATION["steps"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A load, who plays it, and how often.
+
+    ``together``: all sides are up at once and play in turn, round by round; else they follow one
+    another, each for itself, ``passes`` times over, ``rounds`` in each. ``arrive`` is how
+    updates arrive, ``purpose`` what the workload is for, for people.
+    """
+
+    load: Load
+    sides: tuple[str, ...]
+    arrive: str
+    purpose: str
+    rounds: int = 5
+    warm: int = 1
+    together: bool = True
+    passes: int = 1
+    few: Mapping[str, int] = field(default_factory=dict)
+    """Sides whose rounds take so long that they play only so many."""
+
+    @property
+    def name(self) -> str:
+        """Return the load's name."""
+        return self.load.name
+
+
+def quick() -> list[Workload]:
+    """Return what runs in under five minutes on two cores."""
+    return [
+        _burst(8, "45mb", (*TRIO, "lifl-socket", *PEERS), rounds=3),
+        _poisson(8, "45mb", rate=8.0, rounds=3),
+        _ablation(BURSTS[0], rounds=3, passes=1),
+    ]
+
+
+def full() -> list[Workload]:
+    """Return what runs in under an hour on two cores."""
+    return [
+        _burst(8, "45mb", (*TRIO, *VARIANTS, *PEERS, "flower-inprocess"), rounds=7),
+        _burst(8, "85mb", (*TRIO, *PEERS), few={"flower": 3}),
+        _burst(8, "233mb", (*TRIO, "nvflare"), few={"nvflare": 3}),
+        _burst(20, "45mb", TRIO),
+        _burst(20, "233mb", TRIO),
+        _burst(60, "45mb", TRIO),
+        _burst(100, "45mb", TRIO),
+        _poisson(20, "45mb", rate=8.0),
+        _poisson(20, "85mb", rate=4.0),
+        _diurnal(60, "45mb", day=15.0),
+        _ablation(BURSTS[0], rounds=3, passes=2),
+        *(_ablation(n, rounds=5, passes=1) for n in BURSTS[1:]),
+    ]
+
+
+def need(side: str, load: Load, nbytes: int) -> int:
+    """Return the bytes of memory that a side may hold for a load of updates of ``nbytes``."""
+    factor, besides = FACTORS["step" if side.startswith("step-") else side]
+    return int(factor * max(load.sizes or (load.clients,)) * nbytes) + besides
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which sides play, whether at once, and why others do not."""
+
+    sides: tuple[str, ...]
+    together: bool
+    left_out: Mapping[str, str]
+
+
+def choose(workload: Workload, nbytes: int, available: int) -> Choice:
+    """Return who can play within ``available`` bytes of memory; see the module."""
+    allowed = int(SHARE * available)
+    needs = {s: need(s, workload.load, nbytes) for s in workload.sides}
+    left_out = {
+        s: f"would hold up to {_gb(n)}, {_gb(allowed)} are to be had"
+        for s, n in needs.items()
+        if n > allowed
+    }
+    sides = tuple(s for s in workload.sides if s not in left_out)
+    together = workload.together and sum(needs[s] for s in sides) <= allowed
+    return Choice(sides, together, left_out)
+
+
+def seconds(arrive: Sequence[float]) -> str:
+    """Return an arrival pattern's length for people."""
+    return f"{max(arrive, default=0.0):.1f} s"
+
+
+def _gb(n: int) -> str:
+    return f"{n / 1e9:.1f} GB"
+
+
+def _burst(
+    n: int,
+    model: str,
+    sides: tuple[str, ...],
+    rounds: int = 5,
+    few: Mapping[str, int] | None = None,
+) -> Workload:
+    load = Load(f"burst-{n}x{model}", model, n, arrivals.burst(n))
+    return Workload(load, sides, "all at once", "a whole round", rounds=rounds, few=few or {})
+
+
+def _poisson(n: int, model: str, rate: float, rounds: int = 5) -> Workload:
+    times = arrivals.poisson(n, rate)
+    load = Load(f"poisson-{n}x{model}", model, n, times)
+    arrive = f"Poisson, {rate:g} a second, within {seconds(times)}"
+    return Workload(load, TRIO, arrive, "a round of clients that are ready by chance", rounds)
+
+
+def _diurnal(n: int, model: str, day: float, rounds: int = 5) -> Workload:
+    times = arrivals.diurnal(n, day)
+    load = Load(f"diurnal-{n}x{model}", model, n, times)
+    arrive = f"along a day of {day:g} s, four times as dense at noon as at night"
+    return Workload(load, TRIO, arrive, "a round that takes a day's swing", rounds)
+
+
+def _ablation(n: int, rounds: int, passes: int) -> Workload:
+    model = ABLATION["model"]
+    load = Load(f"ablation-{n}x{model}", model, n, arrivals.burst(n))
+    return Workload(
+        load,
+        STEPS,
+        "all at once",
+        f"what each policy buys, on {ABLATION['nodes']} nodes",
+        rounds=rounds,
+        together=False,
+        passes=passes,
+    )

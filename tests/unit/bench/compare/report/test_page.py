@@ -1,0 +1,128 @@
+"""The page and the Markdown: whole, self-contained, and saying the point first."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.compare import report
+
+VOID = {"meta", "br", "link", "input"}
+
+
+class Tree(HTMLParser):
+    """Finds tags that are not closed, what is fetched, and ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+        self.captions = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.captions += tag == "figcaption"
+        self.ids += [v for k, v in attrs if k == "id" and v]
+        links = [given.get(k) or "" for k in ("src", "href", "xlink:href")]
+        self.fetched += [v for v in links if v and not v.startswith("#")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def written(run: dict[str, Any], tmp_path: Path) -> Path:
+    report.write(run, tmp_path, trainings=run["trainings"])
+    return tmp_path
+
+
+def test_the_page_needs_nothing_else(written: Path) -> None:
+    tree = Tree()
+    text = (written / "index.html").read_text()
+    tree.feed(text)
+    assert tree.open == []
+    assert tree.fetched == []
+    assert len(tree.ids) == len(set(tree.ids))
+    assert "prefers-color-scheme" in text
+    assert "currentColor" in text
+    assert "#010203" not in text
+
+
+def test_the_point_comes_first(written: Path) -> None:
+    text = (written / "index.html").read_text()
+    point = (
+        "A round of LIFL (8 × ResNet-18 (45 MB)) is 2.0× as fast as an always-on server and "
+        "5.0× as fast as vanilla serverless"
+    )
+    assert point in text
+    assert text.index(point) < text.index("<svg")
+
+
+def test_every_plot_says_what_was_run_and_the_noise(written: Path) -> None:
+    text = (written / "index.html").read_text()
+    plots = [
+        "Time to the global model",
+        "CPU for one update",
+        "Aggregators started for a round",
+        "Memory over time",
+        "Ablation: what each policy buys",
+        "Ablation: what the data plane buys",
+        "Time to accuracy",
+    ]
+    tree = Tree()
+    tree.feed(text)
+    assert tree.captions == len(plots)
+    for plot in plots:
+        after = text[text.index(f"<h2>{plot}</h2>") :]
+        caption = after[after.index("<figcaption>") : after.index("</figcaption>")]
+        assert "rounds a side" in caption
+        if plot not in ("Memory over time", "Time to accuracy"):
+            assert "differ by 54 %" in caption
+
+
+def test_strange_names_are_escaped(written: Path) -> None:
+    text = (written / "index.html").read_text()
+    assert "A &lt;CPU&gt;" in text
+    assert "A <CPU>" not in text
+
+
+def test_markdown_has_a_table_a_workload(written: Path) -> None:
+    lines = (written / "report.md").read_text().splitlines()
+    assert lines[0] == "# LIFL side by side"
+    assert "## burst-8x45mb: ResNet-18 (45 MB)" in lines
+    assert "## Bars" in lines
+    for i, line in enumerate(lines):
+        if line.startswith("| ---") or line.startswith("|---"):
+            assert line.count("|") == lines[i - 1].count("|")
+
+
+def test_the_summary_is_written(written: Path) -> None:
+    found = json.loads((written / "summary.json").read_text())
+    assert found["round_serverful_over_lifl"]["passed"] is True
+
+
+def test_a_run_without_anything_still_has_a_page(tmp_path: Path, run: dict[str, Any]) -> None:
+    run |= {"workloads": [], "trainings": {}, "lost": {}}
+    report.write(run, tmp_path)
+    tree = Tree()
+    tree.feed((tmp_path / "index.html").read_text())
+    assert tree.open == []
+    assert tree.captions == 0
+
+
+def test_an_earlier_run_is_shown_beside_it(tmp_path: Path, run: dict[str, Any]) -> None:
+    report.write(run, tmp_path, against=run)
+    assert "Against the earlier run" in (tmp_path / "index.html").read_text()
+    assert "## Against the earlier run" in (tmp_path / "report.md").read_text()
