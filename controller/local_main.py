@@ -47,5 +47,5 @@ def run() -> None:
 
 def sharing_processors(views: list[NodeView]) -> list[NodeView]:
     """Share this machine's processors evenly among the nodes, which all are on it."""
-    each = max(1, len(os.sched_getaffinity(0)) // max(1, len(views)))
+    each = len(os.sched_getaffinity(0)) / max(1, len(views))
     return [replace(view, processors=each) for view in views]

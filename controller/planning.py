@@ -23,6 +23,7 @@ from lifl.topology import Plan
 
 ABOVE_LEAVES = 2
 """A middle and a top, which a node may have beside its leaves."""
+LEAVES_PER_PROCESSOR = 2
 MANY = 1024
 """Leaves of a node where nothing bounds them but the updates."""
 
@@ -106,8 +107,9 @@ def _limits(
 ) -> dict[str, int]:
     """Return the most leaves of each node, beside other jobs' aggregators, a middle and a top.
 
-    A leaf for each processor is enough, and more only cost; without the hierarchy nobody
-    looks at processors. One aggregator a node must have.
+    Two leaves for each processor are enough, one adds while the other hands its sum on, and
+    more only cost; without the hierarchy nobody looks at processors. One aggregator a node
+    must have.
     """
     others = Counter(a.node for a in running if a.job != job)
     limits = {}
@@ -115,7 +117,7 @@ def _limits(
         room = MANY if n.room is None else n.room - others[n.name] - ABOVE_LEAVES
         most = MANY
         if policies.hierarchy:
-            most = policies.leaves if policies.leaves is not None else n.processors
+            most = policies.leaves or int(LEAVES_PER_PROCESSOR * n.processors)
         limits[n.name] = max(1, min(most, room))
     return limits
 

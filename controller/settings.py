@@ -54,7 +54,7 @@ class PolicySettings:
     capacity: float = 20.0
     """Maximum service capacity MC of a node, in updates."""
     leaves: int | None = None
-    """Most leaves of a job on a node; None: one for each of its processors."""
+    """Most leaves of a job on a node; None: two for each of its processors."""
     keep_seconds: float = 30.0
     """How long an aggregator without a role, or a job's domain, is kept."""
 

@@ -89,7 +89,7 @@ class NodeView:
     ``domains`` are the jobs that have a pool there, ``load`` the smoothed number of
     updates in service. ``capacity`` is what it can take, in updates; None: as the policies
     say. ``room`` is the most aggregators it can run, of all jobs, None if nothing bounds
-    them, and ``processors`` how many it has for aggregators.
+    them, and ``processors`` how many it has for aggregators, part of one if it shares it.
     """
 
     name: str
@@ -98,4 +98,4 @@ class NodeView:
     load: float = 0.0
     capacity: float | None = None
     room: int | None = None
-    processors: int = 1
+    processors: float = 1.0

@@ -1,7 +1,7 @@
 """The shape of the tree: how many leaves, middles and one top, and who sends to whom.
 
-Why: leaves on one node work side by side, as many as it has processors at most, since
-adding is all work and no waiting; a middle makes one partial sum of a node, so that the
+Why: leaves on one node work side by side, two for each of its processors at most, since
+adding is all work and hardly any waiting; a middle makes one partial sum of a node, so that the
 network carries one object a node; the top is put where most partial sums are already.
 Shapes name no process: `reuse` fills the places. It must not do I/O.
 """

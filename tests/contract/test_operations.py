@@ -145,7 +145,7 @@ IN_WORDS = {
     ("Coordinator: settings", "LIFL_STATE_URL"): "sqlite://HOME/state/lifl.db",
     ("Coordinator: settings", "LIFL_CHECKPOINT_DIR"): "HOME/state/checkpoints",
     ("Aggregator: settings", "LIFL_SUM_THREADS"): "processors, 8 at most",
-    ("Controller: settings", "LIFL_NODE_LEAVES"): "processors",
+    ("Controller: settings", "LIFL_NODE_LEAVES"): "2 × processors",
     ("Controller of a cluster: settings", "LIFL_IDENTITY_NAME"): "host name",
     ("Controller of a cluster: settings", "LIFL_PLATFORM_SECRET"): "required",
     ("The command `lifl`: settings", "LIFL_HOME"): "/var/lib/lifl as root, else ~/.lifl",

@@ -92,11 +92,13 @@ def test_a_job_stays_where_its_aggregators_are_warm_although_the_coordinator_is_
     assert chosen([Aggregator("j-agg-0", "j", "lost")]) == {"a"}
 
 
-def test_a_node_has_a_leaf_for_each_processor_at_most() -> None:
+def test_a_node_has_two_leaves_for_each_processor_at_most() -> None:
     measured = PolicySettings(capacity=20.0)
     made = plan(16, NodeView("a", "1", processors=3), policies=measured)
-    assert len(made.leaves("a")) == 3
+    assert len(made.leaves("a")) == 6
     assert len(plan(4, NodeView("a", "1", processors=3), policies=measured).leaves("a")) == 2
+    shared = NodeView("a", "1", processors=0.4)
+    assert [r.level for r in plan(16, shared, policies=measured).roles] == [Level.TOP]
     told = PolicySettings(capacity=20.0, leaves=5)
     assert len(plan(16, NodeView("a", "1", processors=3), policies=told).leaves("a")) == 5
 
@@ -111,6 +113,5 @@ def test_without_hierarchy_leaves_follow_the_updates_alone() -> None:
 def test_nodes_of_one_machine_share_its_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(7)))
     views = [NodeView("a", "1"), NodeView("b", "1"), NodeView("c", "1")]
-    assert [v.processors for v in sharing_processors(views)] == [2, 2, 2]
-    assert [v.processors for v in sharing_processors(views * 4)] == [1] * 12
+    assert [v.processors for v in sharing_processors(views)] == [7 / 3] * 3
     assert sharing_processors([]) == []
