@@ -152,7 +152,7 @@ def test_a_pool_that_is_full_holds_uploads_back_and_sums_seal_early(costs: Costs
     roomy = one("lifl", [0.0] * 200, costs, memory=200e9)
     tight = one("lifl", [0.0] * 200, costs, memory=4e9)
     assert tight.peak_node < roomy.peak_node
-    assert tight.peak_node <= 30 * 45 * MB
+    assert tight.peak_node <= 40 * 45 * MB  # of five aggregators; without a limit up to 200
     assert tight.cpu >= roomy.cpu
     assert tight.updates == 200
     lazy = PolicySettings(eager=False)
