@@ -42,12 +42,12 @@ bench: $(STAMP) ## measure; writes results/bench.json
 compare: $(STAMP) ## side by side with vanilla serverless, an always-on server and peers; results/compare/
 	@$(BIN)/python -m bench.compare
 
-compare-quick: $(STAMP) ## the same in under five minutes
+compare-quick: $(STAMP) ## a shorter comparison, meant for five minutes
 	@$(BIN)/python -m bench.compare --quick
 
 peers: $(STAMP) ## optional: Flower and NVFlare, in environments of their own, for `make compare`
 	@scripts/peers
 
 clean: ## remove the environment, caches and results
-	rm -rf $(VENV) results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-flower .venv-nvflare results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
