@@ -12,20 +12,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import re
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from bench import harness
-from bench.clients import Clients, head
+from bench.clients import Clients
 from bench.figures import Figure, at_least, at_most, ratios
 from bench.sizes import BYTES
 
@@ -34,8 +29,6 @@ WITHIN = 1.05
 """A step may cost so much more than the one before: five per cent."""
 SPARE_SLOTS = 48
 """Beyond a slot an update: two outputs for each of eleven aggregators of a node, and more."""
-PATIENCE = 120.0
-_STARTED = re.compile(r"^.*: started \S+ on \S+$", re.MULTILINE)
 
 
 @dataclass(slots=True)
@@ -107,7 +100,7 @@ def _measure(
         "LIFL_NODE_CAPACITY": str(plan["node_capacity"]),
         "LIFL_KEEP_SECONDS": str(plan["keep_seconds"]),
     }
-    with _environment(settings), harness.platform(nodes=plan["nodes"]) as platform:
+    with harness.environment(settings), harness.platform(nodes=plan["nodes"]) as platform:
         platform.await_nodes(plan["nodes"])
         for burst in plan["bursts"]:
             job = harness.Job(
@@ -130,13 +123,13 @@ def _rounds(
 ) -> None:
     """Run a round to warm up, pools touched and clients known, then those that count."""
     burst = len(job.clients)
-    began = _started(platform)
-    opened, cpu = _opened(platform, job, 0), _cpu(platform)
+    began = platform.started()
+    job.ready()
+    opened, cpu = job.opened(), _cpu(platform)
     for i in range(rounds + 1):
-        clients.start(_requests(job, opened))
+        clients.start(job.placed_requests(opened))
         job.check(clients.wait())
-        _committed(platform, job, opened["round"], last=i == rounds)
-        row = job.history()[-1]
+        row = job.committed(opened["round"])
         if i:
             step.seconds[burst].append(row["committed"] - row["opened"])
             step.cpu[burst].append(_cpu(platform) - cpu)
@@ -144,74 +137,13 @@ def _rounds(
         if row["aggregated"] != burst:
             raise RuntimeError(f"{row['aggregated']} of {burst} updates were aggregated")
         if i < rounds:
-            opened = _opened(platform, job, opened["round"])
-    step.created[burst].append(_started(platform) - began)
-
-
-def _opened(platform: harness.Platform, job: harness.Job, after: int) -> dict[str, Any]:
-    """Wait for a round later than ``after`` that every client has a node in; return its view."""
-    if not after:
-        job.ready()
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        view = job.view()
-        opened = view["round"] > after and view["phase"] == "open"
-        # where one node sums all, nobody has to be told which
-        if opened and (len(view["clients"]) == len(job.clients) or len(_nodes(view)) == 1):
-            return view
-        time.sleep(0.005)
-    raise TimeoutError(f"round {after + 1} did not open within {PATIENCE:.0f} s")
-
-
-def _committed(platform: harness.Platform, job: harness.Job, round_: int, *, last: bool) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        view = job.view()
-        if view["round"] > round_ or (last and view["phase"] == "done"):
-            return
-        time.sleep(0.005)
-    raise TimeoutError(f"round {round_} was not committed within {PATIENCE:.0f} s")
-
-
-def _requests(job: harness.Job, view: Mapping[str, Any]) -> list[tuple[str, int, bytes]]:
-    """Return what each client sends, and where its node's gateway is."""
-    path = f"/v1/jobs/{job.name}/rounds/{view['round']}/updates"
-    first = min(_nodes(view))
-    found = []
-    for i, client in enumerate(job.clients):
-        url = urlsplit(view["upload"][view["clients"].get(client, first)])
-        host, port = url.hostname or "127.0.0.1", url.port or 80
-        found.append((host, port, head(host, port, path, job.nbytes, job.headers(i))))
-    return found
-
-
-def _nodes(view: Mapping[str, Any]) -> set[str]:
-    """Return the nodes of the round's plan."""
-    return {role["node"] for role in view["plan"]["roles"]}
-
-
-def _started(platform: harness.Platform) -> int:
-    """Return how many aggregators the controller has started so far, by its log."""
-    return len(_STARTED.findall(platform.paths.log("controller").read_text()))
+            opened = job.opened(after=opened["round"])
+    step.created[burst].append(platform.started() - began)
 
 
 def _cpu(platform: harness.Platform) -> float:
     """Return CPU seconds of all processes, with those that ended (10 ms a tick)."""
     return platform.cpu() + platform.cpu_of_ended()
-
-
-@contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _all(samples: Mapping[int, Sequence[float]]) -> list[float]:

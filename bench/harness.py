@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -34,8 +35,12 @@ from lifl.platform.paths import Paths
 from lifl.store import SlotKind
 from lifl.update import Schema, TensorSpec, iter_document
 
+T = TypeVar("T")
+
 UP_SECONDS = 60.0
 WAIT_SECONDS = 60.0
+ROUND_SECONDS = 300.0
+_STARTED = re.compile(r"^.*: started \S+ on \S+$", re.MULTILINE)
 
 
 def model_document(nbytes: int, *, value: float = 0.0) -> bytes:
@@ -90,19 +95,35 @@ class Platform:
 
     def watched(self) -> dict[str, Any]:
         """Return what gateways and the controller are told: jobs and nodes."""
+        return self.await_told(lambda told: told, "the coordinator")
+
+    def await_told(
+        self, probe: Callable[[dict[str, Any]], T | None], what: str, seconds: float = WAIT_SECONDS
+    ) -> T:
+        """Return the first result but None of ``probe`` on what gateways are told.
+
+        A parked watch brings each change. Raises TimeoutError, which names ``what``, after
+        ``seconds``.
+        """
         secret = bytes.fromhex(self.paths.secret())
-        http = HttpClient(self.state["coordinator_url"], mint_platform_token(secret, "bench"))
-        told: dict[str, Any] = http.json("GET", "/internal/v1/watch?since=0&wait=0")
-        http.close()
-        return told
+        token = mint_platform_token(secret, "bench")
+        deadline, revision = time.monotonic() + seconds, 0
+        with contextlib.closing(HttpClient(self.state["coordinator_url"], token)) as http:
+            while (left := deadline - time.monotonic()) > 0:
+                path = f"/internal/v1/watch?since={revision}&wait={left:.3f}"
+                told: dict[str, Any] = http.json("GET", path, timeout=left + 10.0)
+                if (found := probe(told)) is not None:
+                    return found
+                revision = told["rev"]
+        raise TimeoutError(f"waited {seconds:.0f} s for {what}")
 
     def await_nodes(self, number: int) -> None:
         """Wait until the gateways of so many nodes have said that they are there."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while len(self.watched()["nodes"]) < number:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"fewer than {number} nodes within {WAIT_SECONDS} s")
-            time.sleep(0.05)
+        self.await_told(lambda told: len(told["nodes"]) >= number or None, f"{number} nodes")
+
+    def started(self) -> int:
+        """Return how many aggregators the controller has started so far, by its log."""
+        return len(_STARTED.findall(self.paths.log("controller").read_text()))
 
     def admin(self, node: str = "node-0") -> AgentAdmin:
         """Return a connection to a node's agent."""
@@ -139,28 +160,38 @@ def platform(nodes: int = 1, dataplane: str | None = None) -> Iterator[Platform]
     """Run a platform in a directory of its own, on free ports; remove it afterwards."""
     home = Path(tempfile.mkdtemp(prefix="lifl-bench-", dir="/tmp"))
     home.chmod(0o711)
-    before = os.environ.get("LIFL_HOME")
-    os.environ["LIFL_HOME"] = str(home)
     paths = Paths(home)
     chosen = dataplane or doctor.default_dataplane()[0]
+    with environment({"LIFL_HOME": str(home)}):
+        try:
+            arguments = [
+                "--nodes",
+                str(nodes),
+                "--dataplane",
+                chosen,
+                "--port",
+                str(closed_ports(nodes)),
+            ]
+            state = running.detach(paths, arguments, UP_SECONDS)
+            yield Platform(paths, state)
+        finally:
+            running.down(paths)
+            shutil.rmtree(home, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of this process, and put back what was there."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
-        arguments = [
-            "--nodes",
-            str(nodes),
-            "--dataplane",
-            chosen,
-            "--port",
-            str(closed_ports(nodes)),
-        ]
-        state = running.detach(paths, arguments, UP_SECONDS)
-        yield Platform(paths, state)
+        yield
     finally:
-        running.down(paths)
-        if before is None:
-            del os.environ["LIFL_HOME"]
-        else:
-            os.environ["LIFL_HOME"] = before
-        shutil.rmtree(home, ignore_errors=True)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 class Job:
@@ -238,12 +269,54 @@ class Job:
             for i in range(len(self.clients))
         ]
 
-    def headers(self, index: int) -> dict[str, str]:
+    def opened(self, after: int = 0) -> dict[str, Any]:
+        """Wait until a round later than ``after`` is open and every client has a node in it.
+
+        Returns the job's view.
+        """
+
+        def probe(told: dict[str, Any]) -> dict[str, Any] | None:
+            view = self._view_in(told)
+            if view["round"] <= after or view["phase"] != "open":
+                return None
+            # where one node sums all, nobody has to be told which
+            placed = len(view["clients"]) == len(self.clients) or len(nodes_of(view)) == 1
+            return view if placed else None
+
+        what = f"round {after + 1} of {self.name} to open"
+        return self.platform.await_told(probe, what, ROUND_SECONDS)
+
+    def committed(self, number: int) -> dict[str, Any]:
+        """Wait until round ``number`` is committed; return the coordinator's account of it."""
+
+        def probe(told: dict[str, Any]) -> bool | None:
+            view = self._view_in(told)
+            return view["round"] > number or view["phase"] == "done" or None
+
+        what = f"round {number} of {self.name} to be committed"
+        self.platform.await_told(probe, what, ROUND_SECONDS)
+        return self.history()[-1]
+
+    def placed_requests(
+        self, view: dict[str, Any], samples: Sequence[int] | None = None
+    ) -> list[tuple[str, int, bytes]]:
+        """Return what each client sends in a round as ``view`` has it, each to its own node."""
+        path = f"/v1/jobs/{self.name}/rounds/{view['round']}/updates"
+        first = min(nodes_of(view))
+        found = []
+        for i, client in enumerate(self.clients):
+            url = urlsplit(view["upload"][view["clients"].get(client, first)])
+            host, port = url.hostname or "127.0.0.1", url.port or 80
+            headers = self.headers(i, None if samples is None else samples[i])
+            found.append((host, port, head(host, port, path, self.nbytes, headers)))
+        return found
+
+    def headers(self, index: int, samples: int | None = None) -> dict[str, str]:
         """Return the headers of one client's upload."""
         client = self.clients[index]
         return {
             naming.HEADER_CLIENT: client,
-            naming.HEADER_NUM_SAMPLES: str(10 + index),
+            naming.HEADER_NUM_SAMPLES: str(10 + index if samples is None else samples),
             "Authorization": f"Bearer {self.tokens[client]}",
         }
 
@@ -285,14 +358,21 @@ class Job:
 
     def view(self) -> dict[str, Any]:
         """Return what gateways and the controller are told of the job."""
-        jobs = self.platform.watched()["jobs"]
-        view: dict[str, Any] = next(j for j in jobs if j["job"] == self.name)
+        return self._view_in(self.platform.watched())
+
+    def _view_in(self, told: dict[str, Any]) -> dict[str, Any]:
+        view: dict[str, Any] = next(j for j in told["jobs"] if j["job"] == self.name)
         return view
 
     def stop(self) -> None:
         """Stop the job."""
         Access(None, None).client(self.name).json("POST", f"/v1/jobs/{self.name}/stop")
         self.http.close()
+
+
+def nodes_of(view: Mapping[str, Any]) -> set[str]:
+    """Return the nodes of a round's plan."""
+    return {role["node"] for role in view["plan"]["roles"]}
 
 
 def dump(value: Any) -> str:

@@ -17,33 +17,27 @@ import contextlib
 import json
 import os
 import platform as machine
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import numpy as np
 
 import lifl
 from bench import harness
-from bench.clients import Clients, Sent, head
+from bench.clients import Clients, Sent
 from bench.compare import mean
 from bench.compare.api import Group, Load, Reference, Round
-from lifl import naming
 from lifl.platform import doctor
 from lifl.update import parse_header
 
 ABLATION: dict[str, Any] = json.loads((Path(__file__).parent.parent / "ablation.json").read_text())
 SPARE_SLOTS = 48
 """Slots of an ablation's pool beyond one an update: two outputs for each aggregator of a node."""
-PATIENCE = 300.0
-POLL_SECONDS = 0.005
 _EVERY = 9
 """Of the 64 places to look at every 9th, so the last too: each is a request, and counts as CPU."""
-_STARTED = re.compile(r"^.*: started \S+ on \S+$", re.MULTILINE)
 
 
 class Lifl:
@@ -146,7 +140,7 @@ class Lifl:
 
     def _at_home(self) -> contextlib.AbstractContextManager[None]:
         """Return within what the commands of ``lifl`` mean this platform: several may run."""
-        return _environment({"LIFL_HOME": str(self.platform.paths.home)})
+        return harness.environment({"LIFL_HOME": str(self.platform.paths.home)})
 
     def _job(self, number: int) -> _Job:
         if number not in self._jobs:
@@ -170,7 +164,9 @@ class Lifl:
         """Play it up to the new model being readable."""
         if self._from_open:
             job.await_opening()
-        requests = job.requests(samples or [mean.samples(i) for i in range(job.number)])
+        requests = job.driver.placed_requests(
+            job.view, samples or [mean.samples(i) for i in range(job.number)]
+        )
         start = time.monotonic()
         at = [start + seconds for seconds in self._load.arrivals[: job.number]]
         self._clients.start(requests, at=at, bodies=documents)
@@ -183,14 +179,14 @@ class Lifl:
                 f"{self.name}: {job.summary['aggregated']} of {job.number} updates were aggregated"
             )
         opened, committed = (_monotonic(job.summary[what]) for what in ("opened", "committed"))
-        started = len(_STARTED.findall(self.platform.paths.log("controller").read_text()))
+        started = self.platform.started()
         created, self._told = started - self._told, started
         return Round(
             wall=committed - opened if self._from_open else end - start,
             last_byte=max(s.last_byte for s in sent) - start,
             updates=job.number,
             created=created,
-            nodes=len(job.nodes),
+            nodes=len(harness.nodes_of(job.view)),
             marks=_marks(job.summary, start, sent),
         )
 
@@ -210,7 +206,6 @@ class _Job:
         self.data_at = parse_header(document, len(document)).data_start
         self.view: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
-        self._nbytes = len(document)
         self._last = 0
         self.driver = harness.Job(
             platform,
@@ -227,11 +222,6 @@ class _Job:
         """Return the round's number, which is that of the model version it makes."""
         return int(self.view["round"])
 
-    @property
-    def nodes(self) -> set[str]:
-        """Return the nodes of the round's plan."""
-        return {role["node"] for role in self.view["plan"]["roles"]}
-
     def await_next(self) -> None:
         """Wait until the next round is open and each client has been told so, as clients ask."""
         self.driver.ready(after=self._last)
@@ -239,37 +229,12 @@ class _Job:
 
     def await_opening(self) -> None:
         """Wait until the next round is open and every client has a node in it."""
-
-        def opened() -> bool:
-            self.view = self.driver.view()
-            if self.view["round"] <= self._last or self.view["phase"] != "open":
-                return False
-            # where one node sums all, nobody has to be told which
-            return len(self.view["clients"]) == self.number or len(self.nodes) == 1
-
-        _await(opened, f"round {self._last + 1} to open")
+        self.view = self.driver.opened(after=self._last)
 
     def committed(self) -> None:
-        """Wait until the coordinator's history has the round."""
-
-        def known() -> bool:
-            self.summary = self.driver.history()[-1]
-            return bool(self.summary["round"] == self.round)
-
-        _await(known, f"round {self.round} in the history")
+        """Wait until the coordinator has committed the round."""
+        self.summary = self.driver.committed(self.round)
         self._last = self.round
-
-    def requests(self, samples: Sequence[int]) -> list[tuple[str, int, bytes]]:
-        """Return what each client sends, and where its node's gateway is."""
-        path = f"/v1/jobs/{self.driver.name}/rounds/{self.round}/updates"
-        first = min(self.nodes)
-        found = []
-        for i, client in enumerate(self.driver.clients):
-            url = urlsplit(self.view["upload"][self.view["clients"].get(client, first)])
-            host, port = url.hostname or "127.0.0.1", url.port or 80
-            headers = self.driver.headers(i) | {naming.HEADER_NUM_SAMPLES: str(samples[i])}
-            found.append((host, port, head(host, port, path, self._nbytes, headers)))
-        return found
 
     def elements(self, where: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Return the new model's float32 elements at ``where``, each by a request of its own."""
@@ -369,40 +334,18 @@ def _monotonic(seconds: float) -> float:
     return seconds - (time.time() - time.monotonic())
 
 
-def _await(there: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not there():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {PATIENCE:.0f} s for {what}")
-        time.sleep(POLL_SECONDS)  # asking must not compete with what is asked for
-
-
 @contextlib.contextmanager
 def _platform(
     nodes: int, dataplane: str, switches: Mapping[str, str], group: Group
 ) -> Iterator[harness.Platform]:
     """Run the harness's platform, but with LIFL_HOME set no longer than it takes to start."""
     context = harness.platform(nodes, dataplane)
-    with _environment({**switches, "LIFL_HOME": ""}), group.adopt():
+    with harness.environment({**switches, "LIFL_HOME": ""}), group.adopt():
         platform = context.__enter__()
     try:
         yield platform
     finally:
-        with _environment({"LIFL_HOME": str(platform.paths.home)}):
+        with harness.environment({"LIFL_HOME": str(platform.paths.home)}):
             context.__exit__(None, None, None)
         with contextlib.suppress(ChildProcessError):  # the supervisor is nobody's to wait for
             os.waitpid(platform.state["pid"], 0)
-
-
-@contextlib.contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -1,4 +1,5 @@
-"""What all peers share: their virtual environments, and rounds that are dispatched, then released.
+"""What all peers share: their virtual environments, a side's life and its check of the mean,
+and rounds that are dispatched, then released.
 
 Why: a peer first sends its model to clients, which no side's round includes, and samples clients
 as it likes; so all must wait until as many as asked for hold an instruction. It must not know
@@ -11,10 +12,17 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
 
+import numpy as np
+
+from bench.compare import mean
+from bench.compare import updates as ready
+from bench.compare.api import Group, Load, Reference
 from bench.compare.crew import ROOT
 from bench.compare.wire import Wire
 
@@ -48,6 +56,56 @@ class Venv:
         """Return the environment of the peer's programs that differs from ours."""
         path = f"{self.programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         return THREADS | {"PATH": path, "PYTHONPATH": str(ROOT), **more}
+
+
+class Peer:
+    """An ``api.System`` of a virtual environment; a subclass starts it and plays its rounds."""
+
+    name: ClassVar[str]
+    venv: ClassVar[Venv]
+
+    def __init__(self, load: Load, group: Group, document: bytes) -> None:
+        self._load, self._group, self._document = load, group, document
+        self._elements = len(ready.floats(document))
+        self._places = mean.places(self._elements)
+        self._stack = contextlib.ExitStack()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Return which release this is."""
+        return {self.venv.package: self.venv.version or "not installed"}
+
+    def __enter__(self) -> Self:
+        if why := self.venv.why_missing():
+            raise RuntimeError(why)
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        """Start all processes; ``stack`` ends them."""
+        raise NotImplementedError
+
+    def references(self) -> list[Reference]:
+        """Return nothing: no figure is published for a peer's path alone."""
+        return []
+
+    def _check(self, chosen: Sequence[int], model: Mapping[str, Any]) -> None:
+        """Raise unless the mean is that of the updates of ``chosen`` clients."""
+        if model.get("replies", len(chosen)) != len(chosen):
+            raise RuntimeError(f"{self.name}: {model['replies']} of {len(chosen)} updates counted")
+        weights = [(mean.samples(i), ready.factor(i)) for i in chosen]
+        expected = ready.mean_at(self._document, self._places, weights)
+        mean.check(self.name, expected, np.array(model["values"], np.float32))
 
 
 def await_holders(clients: Sequence[Wire], server: Wire, number: int, timeout: float) -> list[int]:

@@ -5,9 +5,8 @@ readable in one place and the same in every run. It must not run anything.
 
 Memory. A machine that swaps, or kills, measures nothing. Before a workload the runner adds up
 what each side would hold: so many times what all clients of a round send, from
-``FACTORS``, which are measured peaks of earlier runs, rounded up, beside a fixed sum for its
-processes. Sides whose sum does not fit are run one after the other; one that does not even fit
-alone is left out, and the report says so.
+``FACTORS``, beside a fixed sum for its processes. Sides whose sum does not fit are run one after
+the other; one that does not even fit alone is left out, and the report says so.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ FACTORS: Mapping[str, tuple[float, int]] = {
     "nvflare": (3.6, 400 * MB),
 }
 """By side: how many times a round's updates, and bytes besides. Vanilla's is that of a hop
-through Redis; Flower's and NVFlare's are of their published peaks."""
+through Redis; Flower's and NVFlare's are of their published peaks; LIFL's and the always-on
+server's are estimates."""
 SHARE = 0.75
 """Of the memory that is available, what sides may hold: clients' sockets need some as well."""
 TRIO = ("lifl", "serverful", "vanilla")

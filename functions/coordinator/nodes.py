@@ -16,8 +16,7 @@ from typing import Any
 class Node:
     """One node; ``url`` is its gateway's, empty until it reports.
 
-    ``said`` is where clients reach it as the gateway says, ``told`` as somebody who knows
-    better does (on Knative the controller); "" if the same as ``url``.
+    ``said`` is where clients reach it as the gateway says; "" if the same as ``url``.
     """
 
     name: str
@@ -25,16 +24,14 @@ class Node:
     info: Mapping[str, Any]
     seen: float
     said: str = ""
-    told: str = ""
-
-    @property
-    def public(self) -> str:
-        """Return where clients reach the gateway, "" if by its ``url``."""
-        return self.told or self.said
 
 
 class NodeTable:
-    """The nodes that report, and those that should."""
+    """The nodes that report, and those that should.
+
+    Where clients reach a node may be told by who knows better than its gateway (on Knative the
+    controller). That outlives the node's silence: nobody may be there to say it again.
+    """
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
@@ -46,22 +43,21 @@ class NodeTable:
     ) -> bool:
         """A node has reported; return whether there is news in it."""
         old = self._nodes.get(name)
-        new = Node(name, url, info, now, said, self._told.get(name, ""))
+        new = Node(name, url, info, now, said)
         self._nodes[name] = new
         return old is None or replace(old, seen=now) != new
 
     def tell(self, name: str, public: str) -> bool | None:
         """Somebody else says where clients reach a node ("": no more); return whether it is news.
 
-        None if the node is not known: say it again when it is. It holds until something else
-        is told, also when the node is lost meanwhile: nobody may be there to say it again.
+        None if the node is not known: say it again when it is.
         """
         node = self._nodes.get(name)
         if node is None:
             return None
-        before, node.told = node.public, public
+        before = self._public(node)
         self._told[name] = public
-        return node.public != before
+        return self._public(node) != before
 
     def expect(self, names: Iterable[str], now: float) -> None:
         """Nodes that a predecessor knew: they have the usual time to report."""
@@ -96,12 +92,17 @@ class NodeTable:
 
     def public(self) -> dict[str, str]:
         """Return the gateways' URLs for clients by node, where they are others."""
-        return {n.name: n.public for n in self._nodes.values() if n.url and n.public}
+        found = {n.name: self._public(n) for n in self._nodes.values() if n.url}
+        return {name: public for name, public in found.items() if public}
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return what watchers are told."""
         return [
-            {"node": n.name, "url": n.url, "public": n.public, "info": dict(n.info)}
+            {"node": n.name, "url": n.url, "public": self._public(n), "info": dict(n.info)}
             for n in self._nodes.values()
             if n.url
         ]
+
+    def _public(self, node: Node) -> str:
+        """Return where clients reach a gateway, "" if by its ``url``."""
+        return self._told.get(node.name) or node.said

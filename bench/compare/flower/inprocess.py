@@ -10,68 +10,46 @@ import contextlib
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from bench.compare import mean
 from bench.compare import updates as ready
-from bench.compare.api import Group, Load, Reference, Round
+from bench.compare.api import Round
 from bench.compare.crew import Crew
 from bench.compare.flower.venv import VENV, settings
+from bench.compare.peer import Peer
 from bench.compare.wire import Wire
 
 UP_SECONDS = 120.0
 
 
-class FlowerInProcess:
+class FlowerInProcess(Peer):
     """One process in the group that holds all updates and calls FedAvg."""
 
     name = "flower-inprocess"
+    venv = VENV
     title = "Flower's FedAvg in process"
     stand_ins = (
         "no server and no clients: the updates lie in the memory of the process that averages, "
         "nothing is sent and nothing received (flatters it beyond use as a round)",
     )
 
-    def __init__(self, load: Load, group: Group, document: bytes) -> None:
-        self._load, self._group, self._document = load, group, document
-        self._places = mean.places(len(ready.floats(document)))
-        self._stack = contextlib.ExitStack()
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """Return which Flower this is."""
-        return {"flwr": VENV.version or "not installed"}
-
-    def __enter__(self) -> Self:
-        if why := VENV.why_missing():
-            raise RuntimeError(why)
-        with contextlib.ExitStack() as stack:
-            home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lifl-flower-")))
-            with self._group.adopt():
-                crew = Crew(
-                    "bench.compare.flower.inprocess",
-                    1,
-                    self._document,
-                    python=VENV.python,
-                    settings=settings(home),
-                    log=home / "fedavg.log",
-                )
-            (self._wire,) = stack.enter_context(crew).wires
-            self._wire.tell(clients=self._load.clients)
-            self._wire.hear(UP_SECONDS)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lifl-flower-")))
+        with self._group.adopt():
+            crew = Crew(
+                "bench.compare.flower.inprocess",
+                1,
+                self._document,
+                python=VENV.python,
+                settings=settings(home),
+                log=home / "fedavg.log",
+            )
+        (self._wire,) = stack.enter_context(crew).wires
+        self._wire.tell(clients=self._load.clients)
+        self._wire.hear(UP_SECONDS)
 
     def play(self, updates: int | None = None) -> Round:
         """Average the first ``updates`` updates; arrivals mean nothing here."""
@@ -80,14 +58,8 @@ class FlowerInProcess:
         self._wire.tell(updates=number)
         model = self._wire.hear()
         used = self._group.usage().since(before)
-        weights = [(mean.samples(i), ready.factor(i)) for i in range(number)]
-        expected = ready.mean_at(self._document, self._places, weights)
-        mean.check(self.name, expected, np.array(model["values"], np.float32))
+        self._check(range(number), model)
         return Round(model["wall"], 0.0, number, marks={"cpu": used.cpu})
-
-    def references(self) -> list[Reference]:
-        """Return nothing: no path is involved."""
-        return []
 
 
 def prepare(given: bytes) -> bytes:

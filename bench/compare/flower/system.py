@@ -15,17 +15,11 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-
-import numpy as np
 
 from bench.clients import closed_ports
-from bench.compare import mean, peer
-from bench.compare import updates as ready
-from bench.compare.api import Group, Load, Reference, Round
+from bench.compare import peer
+from bench.compare.api import Round
 from bench.compare.crew import Crew
 from bench.compare.flower.venv import VENV, settings
 from bench.compare.wire import Wire
@@ -36,10 +30,11 @@ ROUND_SECONDS = 600.0
 END_SECONDS = 15.0
 
 
-class Flower:
+class Flower(peer.Peer):
     """SuperLink, SuperExec and ServerApp in the group; light clients outside of it."""
 
     name = "flower"
+    venv = VENV
     title = "Flower (SuperLink, ServerApp, FedAvg)"
     stand_ins = (
         "clients call the SuperNode's Fleet functions themselves and skip its polling and its "
@@ -50,48 +45,24 @@ class Flower:
         "sending the model to clients is outside of the round, as for every side",
     )
 
-    def __init__(self, load: Load, group: Group, document: bytes) -> None:
-        self._load, self._group, self._document = load, group, document
-        self._elements = len(ready.floats(document))
-        self._places = mean.places(self._elements)
-        self._stack = contextlib.ExitStack()
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """Return which Flower this is."""
-        return {"flwr": VENV.version or "not installed"}
-
-    def __enter__(self) -> Self:
-        if why := VENV.why_missing():
-            raise RuntimeError(why)
-        with contextlib.ExitStack() as stack:
-            home = Path(tempfile.mkdtemp(prefix="lifl-flower-"))
-            stack.callback(shutil.rmtree, home, ignore_errors=True)
-            address = self._start_superlink(home, stack)
-            clients = Crew(
-                "bench.compare.flower.light_client",
-                self._load.clients,
-                self._document,
-                python=VENV.python,
-                settings=settings(home),
-                log=home / "clients.log",
-            )
-            self._clients = stack.enter_context(clients).wires
-            for i, client in enumerate(self._clients):
-                client.tell(client=i, address=address)
-            for client in self._clients:
-                client.hear(UP_SECONDS)
-            self._app = self._start_app(home, stack)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        home = Path(tempfile.mkdtemp(prefix="lifl-flower-"))
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        address = self._start_superlink(home, stack)
+        clients = Crew(
+            "bench.compare.flower.light_client",
+            self._load.clients,
+            self._document,
+            python=VENV.python,
+            settings=settings(home),
+            log=home / "clients.log",
+        )
+        self._clients = stack.enter_context(clients).wires
+        for i, client in enumerate(self._clients):
+            client.tell(client=i, address=address)
+        for client in self._clients:
+            client.hear(UP_SECONDS)
+        self._app = self._start_app(home, stack)
 
     def _start_superlink(self, home: Path, stack: contextlib.ExitStack) -> str:
         port = closed_ports(1)
@@ -158,7 +129,8 @@ class Flower:
         model = self._app.hear(ROUND_SECONDS)
         used = self._group.usage().since(before)
         sent = [self._clients[client].hear() for client in chosen]
-        self._check(chosen, model, sent)
+        self._check(chosen, model)
+        self._check_sent(min(s["bytes"] for s in sent))
         return Round(
             wall=model["ended"] - start,
             last_byte=max(s["last_byte"] for s in sent) - start,
@@ -184,22 +156,12 @@ class Flower:
             client.hear()
         return holding
 
-    def _check(self, chosen: Sequence[int], model: dict[str, Any], sent: Sequence[Any]) -> None:
-        if model["replies"] != len(chosen):
-            raise RuntimeError(f"{self.name}: {model['replies']} of {len(chosen)} updates counted")
-        least = min(s["bytes"] for s in sent)
+    def _check_sent(self, least: int) -> None:
         if least < 4 * self._elements:
             raise RuntimeError(
                 f"{self.name}: a client sent {least} bytes of {4 * self._elements}: parts that are "
                 "stored already were left out, which no real update's would be"
             )
-        weights = [(mean.samples(i), ready.factor(i)) for i in chosen]
-        expected = ready.mean_at(self._document, self._places, weights)
-        mean.check(self.name, expected, np.array(model["values"], np.float32))
-
-    def references(self) -> list[Reference]:
-        """Return nothing: no figure is published for the path alone."""
-        return []
 
 
 def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

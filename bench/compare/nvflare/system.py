@@ -17,14 +17,10 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
-
-from bench.compare import cgroups, mean, peer
-from bench.compare import updates as ready
-from bench.compare.api import Group, Load, Reference, Round
+from bench.compare import cgroups, peer
+from bench.compare.api import Round
 from bench.compare.wire import Wire
 
 VENV = peer.Venv("nvflare", "nvflare")
@@ -33,10 +29,11 @@ UP_SECONDS = 180.0
 ROUND_SECONDS = 600.0
 
 
-class NVFlare:
+class NVFlare(peer.Peer):
     """The simulator in the group, its clients' processes outside of it."""
 
     name = "nvflare"
+    venv = VENV
     title = "NVFlare (simulator, FedAvg)"
     stand_ins = (
         "the simulator in place of a deployment: no TLS, server and job in one process (flatters "
@@ -50,45 +47,22 @@ class NVFlare:
         "cannot, and are counted (wrongs NVFlare)",
     )
 
-    def __init__(self, load: Load, group: Group, document: bytes) -> None:
-        self._load, self._group, self._document = load, group, document
-        self._places = mean.places(len(ready.floats(document)))
-        self._stack = contextlib.ExitStack()
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        home = Path(tempfile.mkdtemp(prefix="lifl-nvflare-"))
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        (home / "document").write_bytes(self._document)
+        write_job(home, self._load.clients)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(home / "told"))
+            listener.listen(self._load.clients + 1)
+            simulator = self._simulator(home)
+            stack.callback(peer.end, simulator)
+            wires = self._accept(listener, simulator, home, stack)
+        self._server = wires.pop("server")
+        self._clients = [wires[i] for i in range(self._load.clients)]
+        stack.callback(self._hang_up, simulator)
 
-    @property
-    def versions(self) -> dict[str, str]:
-        """Return which NVFlare this is."""
-        return {"nvflare": VENV.version or "not installed"}
-
-    def __enter__(self) -> Self:
-        if why := VENV.why_missing():
-            raise RuntimeError(why)
-        with contextlib.ExitStack() as stack:
-            home = Path(tempfile.mkdtemp(prefix="lifl-nvflare-"))
-            stack.callback(shutil.rmtree, home, ignore_errors=True)
-            (home / "document").write_bytes(self._document)
-            write_job(home, self._load.clients)
-            with socket.socket(socket.AF_UNIX) as listener:
-                listener.bind(str(home / "told"))
-                listener.listen(self._load.clients + 1)
-                simulator = self._start(home)
-                stack.callback(peer.end, simulator)
-                wires = self._accept(listener, simulator, home, stack)
-            self._server = wires.pop("server")
-            self._clients = [wires[i] for i in range(self._load.clients)]
-            stack.callback(self._hang_up, simulator)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-
-    def _start(self, home: Path) -> subprocess.Popen[bytes]:
+    def _simulator(self, home: Path) -> subprocess.Popen[bytes]:
         number = str(self._load.clients)
         command = [str(VENV.programs / "nvflare"), "simulator", str(home / "job")]
         settings = VENV.settings(
@@ -150,11 +124,7 @@ class NVFlare:
         model = self._server.hear(ROUND_SECONDS)
         used = self._group.usage().since(before)
         handed = [self._clients[client].hear()["handed"] for client in chosen]
-        if model["replies"] != number:
-            raise RuntimeError(f"{self.name}: {model['replies']} of {number} updates counted")
-        weights = [(mean.samples(i), ready.factor(i)) for i in chosen]
-        expected = ready.mean_at(self._document, self._places, weights)
-        mean.check(self.name, expected, np.array(model["values"], np.float32))
+        self._check(chosen, model)
         return Round(
             wall=model["ended"] - start,
             last_byte=max(handed) - start,  # NVFlare has it; when it is sent, nobody tells
@@ -166,10 +136,6 @@ class NVFlare:
                 "averaging": model["ended"] - model["began"],
             },
         )
-
-    def references(self) -> list[Reference]:
-        """Return nothing: no figure is published for the path alone."""
-        return []
 
 
 def outside() -> list[Path]:

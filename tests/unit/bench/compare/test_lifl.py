@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from bench import harness
 from bench.clients import Sent
 from bench.compare import arrivals, lifl
 from bench.compare.api import Load
@@ -47,7 +48,7 @@ def test_stand_ins_say_what_a_side_lacks() -> None:
 def test_settings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFL_REUSE", "on")
     monkeypatch.delenv("LIFL_EAGER", raising=False)
-    with lifl._environment({"LIFL_REUSE": "off", "LIFL_EAGER": "off"}):
+    with harness.environment({"LIFL_REUSE": "off", "LIFL_EAGER": "off"}):
         assert os.environ["LIFL_REUSE"] == os.environ["LIFL_EAGER"] == "off"
     assert os.environ["LIFL_REUSE"] == "on"
     assert "LIFL_EAGER" not in os.environ
