@@ -2,19 +2,26 @@
 
 Why: a version that clients were told of must survive anything, so its files
 are complete and synced before the transaction that names them. A model file is
-a canonical safetensors document written straight from shared memory; an
-optimizer's state lies beside it as raw float32 vectors, written through a
+a canonical safetensors document written straight from shared memory, while it is
+made; an optimizer's state lies beside it as raw float32 vectors, written through a
 mapping so that none is held twice. It must not know rounds or strategies.
 
     JOB/v000012-5e1f03aa.safetensors    JOB/v000012-5e1f03aa.m.f32
 
 The second part names the process that wrote: a predecessor that does not know yet
 that it was superseded may be making the same version in the same directory.
+
+A model file that is not wanted any more is not removed but kept as a spare, and written
+over by the version after: its blocks are on the disk and its pages in memory already, which
+halves the time a version takes to become durable. Not if anybody has it open.
+
+    JOB/spare-5e1f03aa.part
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import re
@@ -25,10 +32,13 @@ from typing import Any
 
 import numpy as np
 
+from functions.coordinator.behind import WriteBehind
 from lifl.errors import ConfigError
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 _FILE = re.compile(r"v(\d+)(?:-\w+)?\.(?:safetensors|\w+\.f32|incoming)(?:\.part)?\Z")
+_MODEL = ".safetensors"
+_SPARES = "spare*.part"
 
 
 @dataclass(slots=True)
@@ -38,20 +48,22 @@ class Draft:
     directory: Path
     version: int
     writer: str = ""
+    spare: Path | None = None
     _files: dict[Path, int] = field(default_factory=dict)
 
     def name(self, kind: str) -> str:
         """Return the name of a file of this version."""
         return f"v{self.version:06d}{self.writer and '-' + self.writer}.{kind}"
 
-    def write_model(self, document: memoryview) -> str:
-        """Write the model's document; return the file's final name."""
+    def write_model(self, document: memoryview) -> tuple[str, WriteBehind]:
+        """Begin the model's file; return its final name and who writes ``document`` into it."""
         name = self.name("safetensors")
-        fd = self._create(name)
-        rest = document
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-        return name
+        if self.spare is not None:
+            _take_over(self.spare, self.directory / f"{name}.part")
+        fd = self._create(name, truncate=False)
+        if os.fstat(fd).st_size > len(document):
+            os.ftruncate(fd, len(document))
+        return name, WriteBehind(fd, document)
 
     def map_model(self, size: int) -> tuple[str, mmap.mmap]:
         """Return the model file's final name and its ``size`` bytes, to be filled."""
@@ -71,7 +83,7 @@ class Draft:
     def keep(self) -> None:
         """Sync the files and give them their names; on return they survive a power cut."""
         for path, fd in self._files.items():
-            os.fsync(fd)
+            os.fdatasync(fd)
             path.rename(path.with_suffix(""))
         self._close()
         fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -86,9 +98,10 @@ class Draft:
             path.unlink(missing_ok=True)
         self._close()
 
-    def _create(self, name: str) -> int:
+    def _create(self, name: str, *, truncate: bool = True) -> int:
         path = self.directory / f"{name}.part"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if truncate else 0)
+        fd = os.open(path, flags, 0o600)
         self._files[path] = fd
         return fd
 
@@ -109,7 +122,11 @@ class Checkpoints:
 
     def draft(self, version: int) -> Draft:
         """Begin a version."""
-        return Draft(self.directory, version, self._writer)
+        return Draft(self.directory, version, self._writer, self._spare)
+
+    @property
+    def _spare(self) -> Path:
+        return self.directory / f"spare{self._writer and '-' + self._writer}.part"
 
     def path(self, name: str) -> Path:
         """Return where a file of a version lies."""
@@ -157,8 +174,37 @@ class Checkpoints:
             raise ConfigError(f"the checkpoint {path} is missing") from None
 
     def prune(self, oldest: int) -> None:
-        """Remove the files of versions before ``oldest``; later ones may be a successor's."""
+        """Remove the files of versions before ``oldest``; later ones may be a successor's.
+
+        One model file becomes the spare. Those of others who wrote here go: if one still
+        does, it only loses time.
+        """
+        for path in self.directory.glob(_SPARES):
+            if path != self._spare:
+                path.unlink(missing_ok=True)
         for path in self.directory.iterdir():
             match = _FILE.match(path.name)
-            if match and int(match[1]) < oldest:
-                path.unlink(missing_ok=True)
+            if not match or int(match[1]) >= oldest:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                if path.suffix == _MODEL:
+                    path.rename(self._spare)
+                else:
+                    path.unlink()
+
+
+def _take_over(spare: Path, path: Path) -> None:
+    """Give a spare file a name, to be written over, if there is one and nobody reads it.
+
+    A gateway without the job's pool is sent a version from its file, however slowly; the
+    kernel grants a write lease only on a file that nobody else has open.
+    """
+    try:
+        spare.rename(path)
+        with path.open("r+b", buffering=0) as f:
+            fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except FileNotFoundError:
+        return
+    except OSError:  # it is being read, or this file system knows no leases
+        path.unlink(missing_ok=True)

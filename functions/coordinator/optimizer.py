@@ -1,7 +1,7 @@
 """The next model and optimizer state, made in their final places.
 
 Why: the model is written from the partials into a slot of the pool in one
-pass, its checkpoint from the same bytes, the state straight into its files: no
+pass, its checkpoint from the same bytes close behind, the state straight into its files: no
 temporary of a model's size. It must not decide when, and changes nothing that
 is in force: until the version is committed all of it can be thrown away.
 """
@@ -61,17 +61,19 @@ class Optimizer:
         state: dict[str, Floats] = {}
         for name in self._strategy.vectors:
             files[name], state[name] = draft.map_vector(name, self._elements)
-        advance(
-            self._strategy,
-            shelf.floats(shelf.model),
-            shelf.parts(held),
-            old=self.state,
-            new=state,
-            out=shelf.floats(ref),
-            delta=delta,
-        )
-        crash.point("computed")
-        model_file = draft.write_model(shelf.document(ref))
+        model_file, writing = draft.write_model(shelf.document(ref))
+        with writing:
+            advance(
+                self._strategy,
+                shelf.floats(shelf.model),
+                shelf.parts(held),
+                old=self.state,
+                new=state,
+                out=shelf.floats(ref),
+                delta=delta,
+                made=lambda elements: writing.ready(shelf.bytes_before(elements)),
+            )
+            crash.point("computed")
         shelf.check(ref)
         draft.keep()
         crash.point("checkpointed")

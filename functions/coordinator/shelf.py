@@ -108,6 +108,10 @@ class Shelf:
         """Return an object's float32 vector, ``float_elements`` long."""
         return self._pool.floats(ref.slot)[: self._schema.float_elements]
 
+    def bytes_before(self, elements: int) -> int:
+        """Return how many of a model's bytes lie before float ``elements``."""
+        return self._schema.float_start + 4 * elements
+
     def integers(self, ref: SlotRef) -> memoryview:
         """Return an object's integer section."""
         return self._pool.meta(ref.slot)[self._int_at :]

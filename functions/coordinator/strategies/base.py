@@ -11,7 +11,7 @@ the weighted mean of their weights less the model: the negative pseudo-gradient.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -96,11 +96,13 @@ def advance(
     new: Mapping[str, Floats],
     out: Floats,
     delta: bool,
+    made: Callable[[int], None] | None = None,
 ) -> None:
     """Make the next model in ``out`` and the next state in ``new``, block by block.
 
     ``delta`` says that the parts hold deltas, not weights. All arrays are flat
-    float32 of ``len(out)`` elements (those of ``parts`` may be longer).
+    float32 of ``len(out)`` elements (those of ``parts`` may be longer). ``made`` is told
+    after each block how many elements of ``out`` are as they will be.
 
     Raises
     ------
@@ -127,6 +129,8 @@ def advance(
                     here,
                 )
             _check_finite(here, start)
+            if made is not None:
+                made(end)
 
 
 def _check_finite(block: Floats, start: int) -> None:

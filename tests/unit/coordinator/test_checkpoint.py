@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
-from functions.coordinator.checkpoint import Checkpoints
+from functions.coordinator.checkpoint import Checkpoints, Draft
 from functions.coordinator.initial import receive
 from lifl.errors import ConfigError, UpdateError
 
@@ -26,9 +27,23 @@ def names(checkpoints: Checkpoints) -> list[str]:
     return sorted(p.name for p in checkpoints.directory.iterdir())
 
 
+def write(draft: Draft, document: bytes = b"abc") -> str:
+    name, writing = draft.write_model(memoryview(document))
+    with writing:
+        pass
+    return name
+
+
+def keep(checkpoints: Checkpoints, version: int, document: bytes = b"abc") -> Path:
+    draft = checkpoints.draft(version)
+    name = write(draft, document)
+    draft.keep()
+    return checkpoints.path(name)
+
+
 def test_a_version_is_there_only_when_it_was_kept(checkpoints):
     draft = checkpoints.draft(7)
-    model = draft.write_model(memoryview(b"x" * 1000))
+    model = write(draft, b"x" * 1000)
     file, vector = draft.map_vector("m", 5)
     vector[:] = range(5)
     assert all(n.endswith(".part") for n in names(checkpoints))
@@ -44,7 +59,7 @@ def test_a_version_is_there_only_when_it_was_kept(checkpoints):
 
 def test_a_discarded_version_leaves_nothing(checkpoints):
     draft = checkpoints.draft(7)
-    draft.write_model(memoryview(b"abc"))
+    write(draft)
     draft.map_vector("v", 10)
     draft.discard()
     assert names(checkpoints) == []
@@ -52,7 +67,7 @@ def test_a_discarded_version_leaves_nothing(checkpoints):
 
 def test_discarding_after_keeping_keeps(checkpoints):
     draft = checkpoints.draft(1)
-    draft.write_model(memoryview(b"abc"))
+    write(draft)
     draft.keep()
     draft.discard()
     assert names(checkpoints) == ["v000001.safetensors"]
@@ -61,40 +76,89 @@ def test_discarding_after_keeping_keeps(checkpoints):
 def test_no_descriptor_is_left_open(checkpoints, no_leaks):
     for version in range(3):
         draft = checkpoints.draft(version)
-        draft.write_model(memoryview(b"abc"))
+        write(draft)
         (draft.keep if version else draft.discard)()
 
 
 def test_two_who_make_the_same_version_do_not_meet(checkpoints, tmp_path):
     """A coordinator that was superseded, and does not know yet, and its successor."""
     drafts = [Checkpoints(tmp_path, "digits", writer).draft(1) for writer in ("old", "new")]
-    made = [d.write_model(memoryview(c)) for d, c in zip(drafts, (b"abc", b"xyz"), strict=True)]
+    made = [write(d, c) for d, c in zip(drafts, (b"abc", b"xyz"), strict=True)]
     drafts[1].keep()
     drafts[0].keep()
     assert checkpoints.path(made[1]).read_bytes() == b"xyz"
     abandoned = Checkpoints(tmp_path, "digits", "dead").draft(1)
-    abandoned.write_model(memoryview(b"abc"))
+    write(abandoned)
     checkpoints.prune(1)
     assert len(names(checkpoints)) == 3
     checkpoints.prune(2)
-    assert names(checkpoints) == []
+    assert names(checkpoints) == ["spare.part"]
 
 
 def test_prune_keeps_what_it_is_told_and_strangers(checkpoints):
     for version in range(4):
         draft = checkpoints.draft(version)
-        draft.write_model(memoryview(b"abc"))
+        write(draft)
         draft.map_vector("m", 2)
         draft.keep()
     checkpoints.path("notes.txt").write_text("mine")
     checkpoints.prune(2)
     assert names(checkpoints) == [
         "notes.txt",
+        "spare.part",
         "v000002.m.f32",
         "v000002.safetensors",
         "v000003.m.f32",
         "v000003.safetensors",
     ]
+
+
+def test_the_spare_is_written_over_by_the_next_version(checkpoints):
+    first = keep(checkpoints, 1, b"one").stat().st_ino
+    keep(checkpoints, 2, b"two")
+    checkpoints.prune(2)
+    for version, document in ((3, b"3"), (4, b"four" * 1000)):
+        path = keep(checkpoints, version, document)
+        assert path.read_bytes() == document
+    assert checkpoints.path("v000003.safetensors").stat().st_ino == first
+    assert path.stat().st_ino != first
+    assert "spare.part" not in names(checkpoints)
+
+
+def test_who_reads_an_old_version_goes_on_reading_it(checkpoints, no_leaks):
+    """Sent to a gateway far away it may be open for minutes."""
+    with keep(checkpoints, 1, b"one").open("rb") as reader:
+        checkpoints.prune(2)
+        assert keep(checkpoints, 2, b"two").read_bytes() == b"two"
+        assert reader.read() == b"one"
+    with mapped(keep(checkpoints, 3, b"three")) as old:
+        checkpoints.prune(4)
+        keep(checkpoints, 4, b"four!")
+        assert old[:] == b"three"
+
+
+def mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as f:
+        return mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)
+
+
+def test_a_spare_of_somebody_who_is_gone_is_removed(tmp_path):
+    keep(dead := Checkpoints(tmp_path, "digits", "dead"), 1)
+    dead.prune(2)
+    assert names(dead) == ["spare-dead.part"]
+    present = Checkpoints(tmp_path, "digits", "present")
+    keep(present, 2)
+    present.prune(2)
+    assert names(present) == ["v000002-present.safetensors"]
+
+
+def test_a_version_that_is_discarded_takes_its_spare_along(checkpoints):
+    keep(checkpoints, 1)
+    checkpoints.prune(2)
+    draft = checkpoints.draft(2)
+    write(draft)
+    draft.discard()
+    assert names(checkpoints) == []
 
 
 @pytest.mark.parametrize("content", [None, b"ab", b"abcd"])
@@ -110,7 +174,7 @@ def test_missing_and_damaged_files_are_said(checkpoints, content):
 
 def test_files_are_their_owners_alone(checkpoints):
     draft = checkpoints.draft(1)
-    draft.write_model(memoryview(b"abc"))
+    write(draft)
     draft.keep()
     assert checkpoints.path("v000001.safetensors").stat().st_mode & 0o077 == 0
     assert checkpoints.directory.stat().st_mode & 0o077 == 0
