@@ -321,14 +321,23 @@ class Job:
         }
 
     def wait_for_version(self, version: int) -> float:
-        """Return when (monotonic seconds) a GET first answered with model ``version``."""
+        """Return when (monotonic seconds) a GET first answered with model ``version``.
+
+        Nobody asks before the coordinator has told of it: that would compete with what is
+        measured.
+        """
+
+        def probe(told: dict[str, Any]) -> bool | None:
+            return self._view_in(told)["version"] >= version or None
+
+        self.platform.await_told(probe, f"version {version} of {self.name}")
         path = f"/v1/jobs/{self.name}/model?version={version}"
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
             answer = self.http.request("GET", path, headers={"Range": "bytes=0-7"})
             if answer.status in (200, 206):
                 return time.monotonic()
-            time.sleep(0.01)  # asking must not compete with what is measured
+            time.sleep(0.001)  # the gateway hears of it at the same moment as we
         raise TimeoutError(f"model version {version} was not readable within {WAIT_SECONDS} s")
 
     def check(self, sent: list[Sent]) -> None:

@@ -145,7 +145,9 @@ def receive(
     at = breath = start + size
     end = start + body.length
     while at < end:
-        piece = slot[at : min(at + PIECE, end)]
+        # up to a whole piece of the slot: what came with the headers is of any length, and
+        # floats that begin in one piece and end in the next cost twice as much to check
+        piece = slot[at : min(at - at % PIECE + PIECE, end)]
         count = body.some(piece)
         if not count:
             body.wait()
