@@ -112,8 +112,8 @@ class Agents:
     def _view(self, node: str, sample: Sample | None) -> NodeView:
         if sample is not None:
             self._away.pop(node, None)
-            load = self._loads.note(node, sample)
-            return NodeView(node, sample.epoch, sample.domains, load=load)
+            loads = self._loads.note(node, sample)
+            return NodeView(node, sample.epoch, sample.domains, loads)
         now = time.monotonic()
         until, pause = self._away.get(node, (0.0, LEAVE_ALONE_SECONDS / 2))
         if now >= until:

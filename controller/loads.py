@@ -1,60 +1,79 @@
-"""How loaded each node is: what its agent counts, made a rate, a duration and an average.
+"""How loaded each node is, by each job: what its agent counts, made a rate, a duration, an average.
 
 Why: the agents' sums only grow, whoever asks and when; how often to sample, and how much
-the past weighs, is policy. No I/O, no clock: each sample carries its agent's.
+the past weighs, is policy. By job, since a job's next round is not load beside itself. No I/O,
+no clock: each sample carries its agent's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from controller.plan.estimate import load, smooth
 
 NS = 1e9
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One look at an agent: its life, its jobs, and what it has counted by ``at_ns``.
+class Counts(NamedTuple):
+    """What a node has counted of a job.
 
     ``arrived`` updates came, ``added`` were summed, and those had waited ``waited_ns``
-    altogether since they came. ``at_ns`` is the agent's CLOCK_MONOTONIC.
+    altogether since they came.
+    """
+
+    arrived: int = 0
+    added: int = 0
+    waited_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One look at an agent: its life, its jobs, and what it has counted of each by ``at_ns``.
+
+    ``at_ns`` is the agent's CLOCK_MONOTONIC.
     """
 
     epoch: str
     domains: frozenset[str]
-    arrived: int
-    added: int
-    waited_ns: int
+    work: Mapping[str, Counts]
     at_ns: int
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Sample:
         """Read an agent's answer to ``look``."""
-        arrived, added, waited = raw["work"]
         return cls(
             str(raw["epoch"]),
             frozenset(raw["domains"]),
-            int(arrived),
-            int(added),
-            int(waited),
+            {job: Counts(*map(int, counts)) for job, counts in raw["work"].items()},
             int(raw["at_ns"]),
         )
 
 
 @dataclass(frozen=True, slots=True)
+class _Estimate:
+    """Of one job on one node; ``smoothed`` is None before the first sample."""
+
+    seconds_each: float = 0.0
+    smoothed: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _State:
     sample: Sample
-    seconds_each: float
-    smoothed: float | None
+    jobs: Mapping[str, _Estimate]
+
+    @property
+    def loads(self) -> dict[str, float]:
+        return {job: e.smoothed for job, e in self.jobs.items() if e.smoothed is not None}
 
 
 class Loads:
-    """The smoothed load ``Q̄`` of every node, in updates.
+    """The smoothed load ``Q̄`` of every job on every node, in updates.
 
-    A sample counts once ``period`` seconds have passed since the last that did.
+    A sample counts once ``period`` seconds have passed since the last that did; one that comes
+    late counts for each period since, so that load fades with time, however often one looks.
     """
 
     def __init__(self, *, alpha: float, period: float) -> None:
@@ -62,24 +81,30 @@ class Loads:
         self._period_ns = period * NS
         self._nodes: dict[str, _State] = {}
 
-    def note(self, node: str, sample: Sample) -> float:
-        """Take a sample and return the node's load."""
+    def note(self, node: str, sample: Sample) -> Mapping[str, float]:
+        """Take a sample and return the node's load by each of its jobs."""
         known = self._nodes.get(node)
         if known is None or known.sample.epoch != sample.epoch:
-            kept = known.smoothed if known else None
-            self._nodes[node] = _State(sample, known.seconds_each if known else 0.0, kept)
-            return kept or 0.0
+            known = _State(sample, known.jobs if known else {})
+        elif sample.at_ns - known.sample.at_ns >= self._period_ns:
+            known = _State(sample, self._estimates(known, sample))
+        self._nodes[node] = known
+        return known.loads
+
+    def _estimates(self, known: _State, sample: Sample) -> dict[str, _Estimate]:
+        """Return the estimates of all jobs of ``sample``; what is there no more is forgotten."""
         passed = sample.at_ns - known.sample.at_ns
-        if passed < self._period_ns:
-            return known.smoothed or 0.0
-        rate = max(0, sample.arrived - known.sample.arrived) / (passed / NS)
-        added = sample.added - known.sample.added
-        each = known.seconds_each
-        if added > 0:
-            each = max(0, sample.waited_ns - known.sample.waited_ns) / added / NS
-        smoothed = smooth(known.smoothed, load(rate, each), self._alpha)
-        self._nodes[node] = _State(sample, each, smoothed)
-        return smoothed
+        alpha = self._alpha ** (passed // self._period_ns)
+        found = {}
+        for job, now in sample.work.items():
+            then = known.sample.work.get(job, Counts())
+            last = known.jobs.get(job, _Estimate())
+            rate = max(0, now.arrived - then.arrived) / (passed / NS)
+            added, each = now.added - then.added, last.seconds_each
+            if added > 0:
+                each = max(0, now.waited_ns - then.waited_ns) / added / NS
+            found[job] = _Estimate(each, smooth(last.smoothed, load(rate, each), alpha))
+        return found
 
     def forget(self, nodes: frozenset[str]) -> None:
         """Drop what is known of nodes that are not among ``nodes``."""

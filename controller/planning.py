@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from controller.plan.estimate import residual
@@ -30,7 +30,7 @@ MANY = 1024
 
 def make_plan(
     job: JobView,
-    others: Iterable[JobView],
+    others: Collection[JobView],
     nodes: Sequence[NodeView],
     running: Sequence[Aggregator],
     *,
@@ -44,16 +44,16 @@ def make_plan(
     epoch, keeps what is expected on the nodes that are still there (updates lie
     on them already) and places only the rest. Nodes where the job's aggregators are warm come
     first, else the coordinator's: to start a tree anew costs more than one sum that crosses
-    the network. What ``others`` expect on a node is load there already, or what its agent
-    measured, if that is more. Updates beyond all
-    capacity are spread by the capacity left, most first: they wait in the pools. A node
+    the network. What ``others`` are to a node is load there already; the job's own updates
+    count once, as what is placed, not also as what was measured of its past rounds. Updates
+    beyond all capacity are spread by the capacity left, most first: they wait in the pools. A node
     with no room for an aggregator gets none, if another has.
     """
     again = previous if previous and previous.assignment == job.assignment else None
     kept = _expected_by([again] if again else [])
     counts = Counter({n.name: kept[n.name] for n in nodes if kept[n.name]})
     number = len(job.selected) if job.selected is not None else job.expected
-    load = _expected_by(j.plan for j in others if j.plan and j.phase in COLLECTING) + counts
+    taken = _taken(job.job, others, nodes, measured=policies.estimate)
     able = _with_room(nodes)
     warm = [a for a in running if a.job == job.job]
     places: set[str | None] = {a.node for a in warm if policies.reuse}
@@ -63,7 +63,7 @@ def make_plan(
             n.name,
             residual(
                 policies.capacity if n.capacity is None else n.capacity,
-                max(load[n.name], n.load if policies.estimate else 0.0),
+                taken[n.name] + counts[n.name],
             ),
             in_use=n.name in counts or n.name in used,
         )
@@ -120,6 +120,30 @@ def _limits(
             most = policies.leaves or int(LEAVES_PER_PROCESSOR * n.processors)
         limits[n.name] = max(1, min(most, room))
     return limits
+
+
+def _taken(
+    job: str, others: Iterable[JobView], nodes: Iterable[NodeView], *, measured: bool
+) -> dict[str, int]:
+    """Return what other jobs than ``job`` take of each node, in updates.
+
+    That is what each expects there, or what was ``measured`` of it, if that is more; a job that
+    is over brings nothing more. Whole updates: what fades of an average opens no node.
+    """
+    expected = {j.job: _expected_by([j.plan]) for j in others if j.plan and j.phase in COLLECTING}
+    silent = {job} | {j.job for j in others if j.over}
+    nothing: Counter[str] = Counter()
+    total = sum(expected.values(), nothing)
+    found = {}
+    for n in nodes:
+        loads = n.loads.items() if measured else ()
+        beyond = (
+            max(0.0, load - expected.get(other, nothing)[n.name])
+            for other, load in loads
+            if other not in silent
+        )
+        found[n.name] = total[n.name] + round(sum(beyond))
+    return found
 
 
 def _place(number: int, bins: Sequence[Bin], policy: Policy) -> list[str]:

@@ -7,7 +7,7 @@ It must not do I/O.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lifl.topology import Plan
@@ -86,7 +86,7 @@ class NodeView:
     """One node whose gateway is alive.
 
     ``epoch`` names the life of its agent, "" while the agent does not answer;
-    ``domains`` are the jobs that have a pool there, ``load`` the smoothed number of
+    ``domains`` are the jobs that have a pool there, ``loads`` each job's smoothed number of
     updates in service. ``capacity`` is what it can take, in updates; None: as the policies
     say. ``room`` is the most aggregators it can run, of all jobs, None if nothing bounds
     them, and ``processors`` how many it has for aggregators, part of one if it shares it.
@@ -95,7 +95,12 @@ class NodeView:
     name: str
     epoch: str
     domains: frozenset[str] = frozenset()
-    load: float = 0.0
+    loads: Mapping[str, float] = field(default_factory=dict)
     capacity: float | None = None
     room: int | None = None
     processors: float = 1.0
+
+    @property
+    def load(self) -> float:
+        """Return the smoothed number of updates in service, of all jobs."""
+        return sum(self.loads.values())

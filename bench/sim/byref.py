@@ -35,12 +35,11 @@ SPARE = 2
 
 
 class Adder:
-    """An aggregator at work; ``leaf``: it takes clients' updates."""
+    """An aggregator at work."""
 
-    def __init__(self, play: ByReference, seat: Seat, *, leaf: bool) -> None:
+    def __init__(self, play: ByReference, seat: Seat) -> None:
         self.seat = seat
         self.node = play.world.nodes[seat.node]
-        self._leaf = leaf
         self._play = play
         self._queue: deque[int] = deque()  # what each object covers; 0: a sum of its own
         self._lying = 0
@@ -85,8 +84,6 @@ class Adder:
         self._busy = False
         self._covered += covers
         self._inputs += 1
-        if self._leaf and covers:
-            self._play.world.note_added(self.node)
         if self._covered < self.seat.covers:
             self.compact()
             self.kick()
@@ -171,7 +168,6 @@ class Gate:
         self._left -= 1
         if not self._left:
             self._reading = False
-            self._play.world.note_arrival(self.node)
             self._play.claim(self)
             self.pump()
 
@@ -219,8 +215,7 @@ class ByReference(Play):
         self.fast = scenario.client_rate >= min(scenario.line, self.nbytes / self.ingest)
         """Whether a client sends as fast as it is read: uploads then take turns."""
         entry = tree.entry()
-        leaves = {i for seats in entry.values() for i in seats}
-        self._adders = [Adder(self, s, leaf=i in leaves) for i, s in enumerate(tree.seats)]
+        self._adders = [Adder(self, s) for s in tree.seats]
         self._by_node: dict[int, list[Adder]] = {0: []}
         for adder in self._adders:
             self._by_node.setdefault(adder.node.number, []).append(adder)

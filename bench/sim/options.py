@@ -108,7 +108,6 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--no-hierarchy", action="store_true")
     add("--no-reuse", action="store_true")
-    add("--no-estimate", action="store_true")
     add("--lazy", action="store_true")
     add = made.add_argument_group("other sides").add_argument
     add("--middles", action="store_true", help="give vanilla a middle a node (flatters it)")
@@ -133,7 +132,6 @@ def scenario(args: argparse.Namespace, system: str) -> Scenario:
             hierarchy=not args.no_hierarchy,
             reuse=not args.no_reuse,
             eager=not args.lazy,
-            estimate=not args.no_estimate,
             capacity=args.capacity,
             keep_seconds=args.keep,
         ),

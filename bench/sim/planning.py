@@ -1,8 +1,9 @@
 """Who sums what in a round: for LIFL what the controller plans, for the others what they have.
 
 Why: the simulator is worth something only if it is the platform's own code that decides. LIFL's
-plan is ``controller.planning.make_plan``'s, loads are ``controller.loads``', what is stopped when
-follows ``controller.plan.timing``. The other sides spread their updates as a stock scheduler
+plan is ``controller.planning.make_plan``'s, what is stopped when follows
+``controller.plan.timing``. One job has all nodes: no load is measured, for a job's own rounds are
+none beside its next. The other sides spread their updates as a stock scheduler
 does (``placement``'s WorstFit) and get the tree of ``hierarchy.shape``. It must not know costs.
 """
 
@@ -13,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bench.sim.scenario import Scenario
-from controller.loads import Loads, Sample
 from controller.plan.hierarchy import Place, shape
 from controller.plan.placement import Bin, Policy, place
 from controller.plan.timing import lasting
@@ -23,7 +23,6 @@ from lifl.platform.api import Aggregator
 from lifl.topology import Plan, Timing
 
 JOB = "sim"
-NS = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +67,16 @@ class Nodes:
 
 
 class Controlled:
-    """LIFL: planned by the controller, with the aggregators that are warm and the loads it saw."""
+    """LIFL: planned by the controller, with the aggregators that are warm."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         self._nodes = Nodes(scenario.nodes)
-        policies = scenario.policies
-        self._loads = Loads(alpha=policies.alpha, period=policies.estimate_seconds)
-        self._load: dict[int, float] = {}
         self._running: dict[str, Aggregator] = {}
         self._idle_since: dict[str, float] = {}
         self._assignment = 0
         self.plan: Plan | None = None
         """The last that was made."""
-
-    def sample(self, node: int, arrived: int, added: int, waited: float, at: float) -> float:
-        """Take what an agent has counted by ``at`` seconds; return its node's smoothed load."""
-        name = self._nodes.names[node]
-        counted = Sample("1", frozenset({JOB}), arrived, added, int(waited * NS), int(at * NS))
-        self._load[node] = self._loads.note(name, counted)
-        return self._load[node]
 
     def idle(self, now: float) -> None:
         """The round is over: nobody has a role."""
@@ -153,8 +142,8 @@ class Controlled:
     def _views(self) -> list[NodeView]:
         processors = self._scenario.processors
         return [
-            NodeView(name, "1", frozenset({JOB}), self._load.get(i, 0.0), processors=processors)
-            for i, name in enumerate(self._nodes.names)
+            NodeView(name, "1", frozenset({JOB}), processors=processors)
+            for name in self._nodes.names
         ]
 
 
@@ -168,10 +157,6 @@ class Stock:
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         self._nodes = Nodes(scenario.nodes)
-
-    def sample(self, node: int, arrived: int, added: int, waited: float, at: float) -> float:
-        """Nobody estimates here."""
-        return 0.0
 
     def idle(self, now: float) -> None:
         """The autoscaler sees by itself."""
@@ -190,10 +175,6 @@ class Static:
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         self._nodes = Nodes(scenario.nodes)
-
-    def sample(self, node: int, arrived: int, added: int, waited: float, at: float) -> float:
-        """Nobody estimates here."""
-        return 0.0
 
     def idle(self, now: float) -> None:
         """Nothing is ever stopped."""

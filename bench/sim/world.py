@@ -7,7 +7,6 @@ module. It must not decide who sums.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,10 +34,6 @@ class Node:
         self.trunk = trunk
         """What comes in from other nodes. Partials are few beside updates: not one line's share."""
         self.held = self.most_held = 0
-        self.arrived = self.added = 0
-        self.waited = 0.0
-        self.since: deque[float] = deque()
-        """When each update came that is not summed yet."""
 
 
 class World:
@@ -53,10 +48,6 @@ class World:
         self.held = self.most_held = 0
         one = Shared(self.env, scenario.cores) if scenario.one_machine else None
         self.nodes = [self._node(i, one) for i in range(scenario.nodes)]
-        self.sampled = False
-        """Whether anybody looks at what agents count."""
-        self.touched: set[int] = set()
-        """Nodes where something came or was added since that was last asked for."""
 
     def _node(self, number: int, one: Shared | None) -> Node:
         if one is not None:
@@ -95,20 +86,6 @@ class World:
         self.held += objects
         node.most_held = max(node.most_held, node.held)
         self.most_held = max(self.most_held, self.held)
-
-    def note_arrival(self, node: Node) -> None:
-        """Count an update that has come in, as an agent does."""
-        if self.sampled:
-            node.arrived += 1
-            node.since.append(self.env.now)
-            self.touched.add(node.number)
-
-    def note_added(self, node: Node) -> None:
-        """Count an update that was summed, and how long it waited; the first come is the first."""
-        if self.sampled:
-            node.added += 1
-            node.waited += self.env.now - node.since.popleft()
-            self.touched.add(node.number)
 
 
 class Play(ABC):

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from ebpf.agent.settle import Dispatcher, Item
 from ebpf.agent.warming import Warming
+from ebpf.agent.work import Ledger
 from lifl.errors import ConfigError
 from lifl.store import Pool, PoolGeometry, SlotKind
 from lifl.topology import Plan
@@ -57,6 +58,7 @@ class Domain:
     """The process that holds the pool's table, and since when."""
     idle_since: float | None = None
     warming: Warming = field(default_factory=Warming)
+    ledger: Ledger = field(default_factory=Ledger)
 
     def create_pool(self) -> None:
         """Make the memory; nobody holds an earlier one."""

@@ -23,7 +23,7 @@ from ebpf.agent.registry import Endpoint, Registry
 from ebpf.agent.settings import AgentSettings
 from ebpf.agent.settle import Dispatcher, Item, Send
 from ebpf.agent.warming import slots_needed
-from ebpf.agent.work import Ledger, Reading
+from ebpf.agent.work import Reading
 from lifl.dataplane.api import Switch
 from lifl.errors import ConfigError, NotDelivered, PoolBusy, PoolDamaged
 from lifl.naming import check_name
@@ -44,7 +44,6 @@ class Node:
         """Endpoints this agent plugged or adopted."""
         self.events: Counter[str] = Counter()
         self.epoch = 1
-        self.ledger = Ledger()
         self._next_domain = 1
 
     # -- domains ------------------------------------------------------------------
@@ -256,16 +255,22 @@ class Node:
             "pid": os.getpid(),
         }
 
-    def work(self) -> Reading:
-        """Return how many updates came, were summed, and how long that took, since the start."""
+    def work(self) -> dict[str, Reading]:
+        """Return of each job how many updates came, were summed, and how long that took.
+
+        Since the agent's start, or the job's if that was later.
+        """
         counters = self.switch.counters()
-        readings = {}
+        readings: dict[str, dict[int, Reading]] = {name: {} for name in self.domains}
         for e in self.registry.live():
             if e.kind is Kind.GATEWAY and e.number in counters:
-                readings[e.number] = Reading(arrived=counters[e.number].tx_messages)
+                reading = Reading(arrived=counters[e.number].tx_messages)
             elif e.kind is Kind.AGGREGATOR and e.domain.pool is not None:
-                readings[e.number] = Reading(0, *e.domain.pool.read_work(e.lane))
-        return self.ledger.note(readings)
+                reading = Reading(0, *e.domain.pool.read_work(e.lane))
+            else:
+                continue
+            readings[e.domain.name][e.number] = reading
+        return {name: self.domains[name].ledger.note(found) for name, found in readings.items()}
 
     def describe(self, endpoint: Endpoint) -> dict[str, Any]:
         """Return what the admin socket says about one function, counters aside."""

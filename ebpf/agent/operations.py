@@ -31,7 +31,8 @@ class Operations:
     def __init__(self, node: Node, membership: Membership) -> None:
         self._node = node
         self._membership = membership
-        self._counted_ns, self._work = 0, Reading()
+        self._counted_ns = 0
+        self._work: dict[str, Reading] = {}
         self._known: dict[str, Callable[[Mapping[str, Any]], Body]] = {
             "create_domain": self._create_domain,
             "remove_domain": self._remove_domain,
@@ -93,7 +94,7 @@ class Operations:
         return {
             "epoch": self._node.epoch,
             "domains": list(self._node.domains),
-            "work": list(self._work),
+            "work": self._work,
             "at_ns": self._counted_ns,
         }
 

@@ -1,4 +1,4 @@
-"""How many updates came to this node, and how long they took until they were summed.
+"""How many updates of a job came to this node, and how long they took until they were summed.
 
 Why: load is ``Q = k·E``; *k* is counted by the kernel at the gateway's socket, *E* by the
 aggregators in their rows of the pool, both for as long as one function lives. Here they
@@ -25,7 +25,7 @@ class Reading(NamedTuple):
 
 @dataclass(slots=True)
 class Ledger:
-    """Sums over all functions that ever were."""
+    """Sums over all functions that a job ever had here."""
 
     total: Reading = field(default_factory=Reading)
     _seen: dict[int, Reading] = field(default_factory=dict)

@@ -25,7 +25,7 @@ class Admin:
     def look(self) -> dict[str, Any]:
         if self.away:
             raise Unavailable("away")
-        return {"epoch": 3, "domains": ["j"], "work": [0, 0, 0], "at_ns": 1}
+        return {"epoch": 3, "domains": ["j"], "work": {"j": [0, 0, 0]}, "at_ns": 1}
 
     def close(self) -> None:
         self.closed = True

@@ -66,7 +66,7 @@ def test_a_look_shows_plans_and_nodes_and_forgets_those_that_went(
     registry: CollectorRegistry,
 ) -> None:
     metrics = LoopMetrics(registry)
-    nodes = [NodeView("n1", "e", load=3.5, capacity=40.0), NodeView("n2", "")]
+    nodes = [NodeView("n1", "e", loads={"a": 3.0, "b": 0.5}, capacity=40.0), NodeView("n2", "")]
     metrics.looked(0.004, [job("a"), job("b", plan=None), job("c", "done")], nodes, 20.0)
     assert value(registry, "lifl_controller_look_seconds_count") == 1
     assert value(registry, "lifl_controller_look_seconds_sum") == 0.004

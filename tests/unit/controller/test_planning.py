@@ -45,11 +45,47 @@ def clients(made: Plan) -> Counter[str]:
 
 
 def test_measured_load_leaves_less_room() -> None:
-    nodes = NodeView("a", "1", load=15.0), NodeView("b", "1")
+    nodes = NodeView("a", "1", loads={"k": 12.0, "l": 3.0}), NodeView("b", "1")
     assert clients(plan(20, *nodes)) == {"b": 20}
     assert clients(plan(25, *nodes)) == {"b": 20, "a": 5}
     off = PolicySettings(capacity=20.0, leaves=16, estimate=False)
     assert clients(plan(20, *nodes, policies=off)) == {"a": 20}
+
+
+def test_what_a_job_did_itself_leaves_its_next_round_where_it_was() -> None:
+    warm = [Aggregator("j-agg-0", "j", "a")]
+
+    def again(loads: dict[str, float]) -> Counter[str]:
+        nodes = NodeView("a", "1", loads=loads), NodeView("b", "1")
+        last = plan(20, nodes[0])
+        following = replace(job(20), round=2, assignment=2)
+        return clients(make_plan(following, (), nodes, warm, previous=last, policies=POLICIES))
+
+    assert again({"j": 6.4}) == {"a": 20}
+    assert again({"j": 6.4, "k": 3.0}) == {"a": 17, "b": 3}
+
+
+def test_another_job_counts_by_what_it_expects_or_what_was_measured_of_it() -> None:
+    def of_other(expected: int, measured: float, phase: str = "open") -> Counter[str]:
+        nodes = NodeView("a", "1", loads={"k": measured}), NodeView("b", "1")
+        made = replace(plan(expected, nodes[0]), job="k")
+        other = replace(job(expected), job="k", phase=phase, plan=made)
+        at_home = replace(job(16), home="a")
+        return clients(make_plan(at_home, (other,), nodes, (), previous=None, policies=POLICIES))
+
+    assert of_other(4, 3.0) == {"a": 16}
+    assert of_other(8, 3.0) == {"a": 12, "b": 4}
+    assert of_other(4, 8.0) == {"a": 12, "b": 4}
+    assert of_other(8, 8.0, "planning") == {"a": 12, "b": 4}  # its next round is about to open
+    assert of_other(8, 8.0, "done") == {"a": 16}
+
+
+def test_what_fades_of_a_load_opens_no_node() -> None:
+    def beside(load: float) -> Counter[str]:
+        return clients(plan(20, NodeView("a", "1", loads={"k": load}), NodeView("b", "1")))
+
+    assert beside(0.4) == {"a": 20}
+    assert beside(0.6) == {"b": 20}
 
 
 def test_a_node_takes_what_was_measured_for_it() -> None:
