@@ -103,6 +103,8 @@ class Outcome:
             "warm": w.warm,
             "together": self.together,
             "passes": w.passes,
+            "few": dict(w.few),
+            "cold": list(w.cold),
             "seconds": round(self.seconds, 1),
             "sides": {name: _side(side) for name, side in self.sides.items()},
         }
@@ -185,7 +187,7 @@ class Runner:
         outcome.together = chosen.together
         for name in workload.sides:
             outcome.sides[name] = Side(name, not_run=chosen.left_out.get(name, ""))
-        plays = sum(self._plays(workload, name) for name in chosen.sides)
+        plays = sum(workload.plays(name) for name in chosen.sides)
         self._watcher.begin(workload, chosen.sides, plays)
         for name, why in chosen.left_out.items():
             self._watcher.lost(name, why)
@@ -220,13 +222,6 @@ class Runner:
         """Return whether a side could not be measured that was there."""
         return any(s.failed for o in self.outcomes for s in o.sides.values())
 
-    def _plays(self, workload: Workload, name: str) -> int:
-        rounds = workload.few.get(name, workload.rounds)
-        return (rounds + self._warm_ups(workload)) * workload.passes
-
-    def _warm_ups(self, workload: Workload) -> int:
-        return workload.warm * max(1, len(set(workload.load.sizes)))
-
     def _ready_made(self, model: str) -> bytes:
         if self._document[0] != model:
             self._document = ("", b"")  # not two of 233 MB at once
@@ -259,6 +254,8 @@ class Runner:
         for index, number in plan:
             for name, player in list(up.items()):
                 if index >= workload.few.get(name, workload.rounds):
+                    continue
+                if index < 0 and name in workload.cold:
                     continue
                 with self._kept(player.side, up):
                     self._watcher.played(player.side, player.play(index, number))
@@ -305,7 +302,7 @@ class _Player:
         self._group = self._stack.enter_context(open_group(self.side.name.replace("_", "-")))
         self.side.counted = getattr(self._group, "how", "")
         system = maker(outcome.workload.load, self._group, document)
-        self.side.title = system.title
+        self.side.title = outcome.workload.titles.get(self.side.name, system.title)
         self.side.stand_ins = tuple(system.stand_ins)
         self._system = self._stack.enter_context(system)
         self.side.versions = dict(system.versions)

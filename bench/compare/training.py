@@ -115,8 +115,8 @@ class Record:
         times = self.arrivals()[: max(sizes)]
         return Load(f"train-{self.task.name}", self.task.model, len(times), times, sizes)
 
-    def workload(self, sides: tuple[str, ...]) -> Workload:
-        """Return how sides play it: every round once."""
+    def workload(self, sides: tuple[str, ...], warm: int = 1) -> Workload:
+        """Return how sides play it: every round once, each size ``warm`` times before."""
         load = self.load()
         return Workload(
             load,
@@ -125,6 +125,7 @@ class Record:
             f"{min(load.sizes)} to {max(load.sizes)} clients a round along a day",
             f"training to {self.task.target:.0%}: {self.task.title}",
             rounds=len(load.sizes),
+            warm=warm,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -143,12 +144,14 @@ def read(path: Path) -> Record:
     return Record(Task(**raw["task"]), raw["rounds"], raw["data"])
 
 
-def record(task: str, out: Path, *, leaf: Path | None = None) -> Record:
+def record(
+    task: str, out: Path, *, leaf: Path | None = None, target: float | None = None
+) -> Record:
     """Train in a process of its own, which takes its memory with it; return the record.
 
     ``out`` then has record.json, ``update-I.safetensors`` (true updates of the last round,
     with their numbers of samples in ``samples.json``) and ``mean.safetensors``, their mean.
-    ``leaf`` is a LEAF file of FEMNIST for ``resnet18``.
+    ``leaf`` is a LEAF file of FEMNIST for ``resnet18``, ``target`` replaces the task's.
 
     Raises
     ------
@@ -157,6 +160,7 @@ def record(task: str, out: Path, *, leaf: Path | None = None) -> Record:
     """
     command = [sys.executable, "-m", "bench.compare.training", task, "--out", str(out)]
     command += ["--leaf", str(leaf)] if leaf else []
+    command += ["--target", str(target)] if target else []
     done = subprocess.run(
         command,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -325,12 +329,15 @@ def main() -> int:
     parser.add_argument("task", choices=list(TASKS))
     parser.add_argument("--out", type=Path, required=True, help="a directory for the record")
     parser.add_argument("--leaf", type=Path, help="a LEAF file of FEMNIST, for resnet18")
+    parser.add_argument("--target", type=float, help="the accuracy to train to")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     learners = importlib.import_module("bench.compare.learners")
-    learner, data = learners.learner(TASKS[args.task], args.leaf)
+    task = TASKS[args.task]
+    task = task._replace(target=args.target or task.target)
+    learner, data = learners.learner(task, args.leaf)
     workers = len(os.sched_getaffinity(0))
-    found = train(TASKS[args.task], learner, args.out, data, workers=workers)
+    found = train(task, learner, args.out, data, workers=workers)
     print(f"{found.reached} rounds" if found.reached else "the target was not reached")
     return 0
 

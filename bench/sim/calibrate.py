@@ -38,7 +38,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -56,20 +56,34 @@ from lifl.topology import Plan
 
 SIZES = (BYTES["45mb"] // 10, BYTES["45mb"])
 NUMBERS = (1, 4)
-ROUNDS, WARM = 7, 2
-STARTS = 4
 
 
-def measure(before: Costs | None = None) -> Costs:
+class Effort(NamedTuple):
+    """How often things are done: counted rounds, rounds to warm up, starts.
+
+    Without ``nodes`` an object to another node is taken to cost what an update does.
+    """
+
+    rounds: int = 7
+    warm: int = 2
+    starts: int = 4
+    nodes: bool = True
+
+
+WHOLE, QUICK = Effort(), Effort(rounds=3, warm=1, starts=2, nodes=False)
+"""A minute's measuring, and half of one's."""
+
+
+def measure(before: Costs | None = None, effort: Effort = WHOLE) -> Costs:
     """Return costs of this machine; hops of the other sides are ``before``'s where there is one."""
-    parts, client, sum_per_byte = platform_costs()
-    start, start_wait = _start()
+    parts, client, sum_per_byte = platform_costs(effort=effort)
+    start, start_wait = _start(effort.starts)
     made = Costs(
         client=Client(client),
         aggregator=Aggregator(start, start_wait, sum_per_byte),
         lifl=parts,
-        serverful=stream_costs(),
-        vanilla=_function(start, start_wait),
+        serverful=stream_costs(effort=effort),
+        vanilla=_function(effort.starts),
         origin=_origin(),
     )
     if before is not None:
@@ -83,17 +97,14 @@ def measure(before: Costs | None = None) -> Costs:
 
 
 def platform_costs(
-    sizes: Sequence[int] = SIZES, rounds: int = ROUNDS, *, nodes: bool = True
+    sizes: Sequence[int] = SIZES, effort: Effort = WHOLE
 ) -> tuple[Lifl, float, float]:
-    """Return LIFL's costs, a client's send a byte, and an addition a byte.
-
-    Without ``nodes`` an object to another node is taken to cost what an update does.
-    """
+    """Return LIFL's costs, a client's send a byte, and an addition a byte."""
     rows: list[dict[str, float]] = []
     for nbytes in sizes:
         document = harness.model_document(nbytes)
         with harness.platform() as platform, Clients(max(NUMBERS), document) as clients:
-            rows += [_rounds(platform, clients, document, number, rounds) for number in NUMBERS]
+            rows += [_rounds(platform, clients, document, number, effort) for number in NUMBERS]
     updates = [(r["updates"], r["updates"] * r["nbytes"]) for r in rows]
     ingest, ingest_per_byte = regress.costs(updates, [r["gateway"] for r in rows])
     claim, commit, commit_per_byte = regress.costs(
@@ -108,7 +119,9 @@ def platform_costs(
         [(1, r["nbytes"]) for r in rows], [max(1e-4, w) for w in waits]
     )
     (client,) = regress.costs([(b,) for _, b in updates], [r["clients"] for r in rows])
-    forward, accept = _between(ingest_per_byte) if nodes else (client, ingest_per_byte)
+    forward, accept = client, ingest_per_byte
+    if effort.nodes:
+        forward, accept = _between(ingest_per_byte, effort)
     parts = Lifl(
         ingest=ingest,
         ingest_per_byte=ingest_per_byte,
@@ -129,7 +142,7 @@ def platform_costs(
 
 
 def _rounds(
-    platform: harness.Platform, clients: Clients, document: bytes, number: int, rounds: int
+    platform: harness.Platform, clients: Clients, document: bytes, number: int, effort: Effort
 ) -> dict[str, float]:
     """Return medians of rounds of so many clients: processor seconds of each part, and counts."""
     job = harness.Job(platform, f"calibrate-{number}", document, clients=number)
@@ -138,14 +151,14 @@ def _rounds(
         current = job.ready()
         plan = Plan.from_json(job.view()["plan"])
         senders = [p.pid for p in multiprocessing.active_children() if p.pid]
-        for i in range(rounds + WARM):
+        for i in range(effort.rounds + effort.warm):
             requests, version = job.requests(current), current["version"] + 1
             before, sent = processes.spent(platform.pids()), processes.cpu(senders)
             clients.start(requests)
             job.check(clients.wait())
             end = job.wait_for_version(version)
             used = processes.since(before, processes.spent(platform.pids()))
-            if i >= WARM:
+            if i >= effort.warm:
                 told = job.history()[-1]
                 summed = told["summed"] - (time.time() - time.monotonic())
                 rows.append(
@@ -160,7 +173,7 @@ def _rounds(
     return middle | {"updates": number, "nbytes": len(document), "additions": number + leaves}
 
 
-def _between(ingest_per_byte: float) -> tuple[float, float]:
+def _between(ingest_per_byte: float, effort: Effort) -> tuple[float, float]:
     """Return processor seconds a byte of a partial at its sender's gateway, and its receiver's."""
     found: dict[int, tuple[float, float]] = {}
     for nbytes in SIZES:
@@ -168,11 +181,11 @@ def _between(ingest_per_byte: float) -> tuple[float, float]:
         load = Load("calibrate", "45mb", 2, (0.0, 0.0))
         with _spread(load, document) as system:
             rows = []
-            for i in range(ROUNDS + WARM):
+            for i in range(effort.rounds + effort.warm):
                 before = _gateways(system.platform)
                 system.play()
                 after = _gateways(system.platform)
-                if i >= WARM:
+                if i >= effort.warm:
                     rows.append(sorted(after[n] - before[n] for n in after))
             found[nbytes] = (
                 statistics.median(r[0] for r in rows),
@@ -219,7 +232,7 @@ def _gateways(platform: harness.Platform) -> dict[str, float]:
     return found
 
 
-def _start() -> tuple[float, float]:
+def _start(starts: int) -> tuple[float, float]:
     """Return processor seconds of an aggregator's start, and what it lasts beyond."""
     # these are the bench's own, which nobody else has a use for
     with startup._agent() as (paths, admin, dataplane):
@@ -227,7 +240,7 @@ def _start() -> tuple[float, float]:
         geometry = PoolGeometry(16, pages, 16384)
         admin.create_domain(startup.JOB, os.geteuid(), geometry)
         platform = LocalPlatform(paths, dataplane=dataplane, coordinator_url="http://127.0.0.1:9")
-        names = [f"agg-{i}" for i in range(STARTS + 1)]
+        names = [f"agg-{i}" for i in range(starts + 1)]
         used, lasted = [], []
         try:
             for name in names:
@@ -240,7 +253,7 @@ def _start() -> tuple[float, float]:
     return cpu, max(0.0, seconds - cpu)
 
 
-def stream_costs(sizes: Sequence[int] = SIZES, rounds: int = ROUNDS) -> Hop:
+def stream_costs(sizes: Sequence[int] = SIZES, effort: Effort = WHOLE) -> Hop:
     """Return what one stream over gRPC takes at both ends, when it is the only one.
 
     gRPC's client has a thread a stream that ends with it, so whole processes are looked at, whose
@@ -256,13 +269,13 @@ def stream_costs(sizes: Sequence[int] = SIZES, rounds: int = ROUNDS) -> Hop:
         with Serverful(load, _Nobody(), document) as system:
             fresh = [p for p in processes.below() if p not in known]
             servers = [p for p in fresh if "serverful.aggregator" in processes.command(p)]
-            for _ in range(WARM):
+            for _ in range(effort.warm):
                 system.play()
             here, all_ = processes.whole(servers), processes.whole(fresh)
-            for _ in range(rounds):
+            for _ in range(effort.rounds):
                 system.play()
-            received = (processes.whole(servers) - here) / rounds
-            sent = (processes.whole(fresh) - all_) / rounds - received
+            received = (processes.whole(servers) - here) / effort.rounds
+            sent = (processes.whole(fresh) - all_) / effort.rounds - received
         spent.append((len(document), received, sent))
     (small, *few), (large, *many) = spent
     receive, send = (max(0.0, (many[i] - few[i]) / (large - small)) for i in (0, 1))
@@ -270,13 +283,13 @@ def stream_costs(sizes: Sequence[int] = SIZES, rounds: int = ROUNDS) -> Hop:
     return Hop(fixed=fixed, per_byte=receive, send_per_byte=send, serial=0.0)
 
 
-def _function(start: float, start_wait: float) -> Hop:
+def _function(starts: int) -> Hop:
     """Return what starting a function with its sidecar takes; its hop is left to be fitted."""
     from bench.compare.vanilla.replica import Replica
 
     used, lasted = [], []
     with tempfile.TemporaryDirectory(prefix="lifl-calibrate-") as directory:
-        for i in range(STARTS):
+        for i in range(starts):
             known = set(processes.below())
             replica = Replica(f"calibrate-{i}", 2, Path(directory) / "log")
             try:

@@ -122,6 +122,9 @@ def _tables(run: Run, summary: Mapping[str, Any], later: Table | None) -> Iterat
     if left_out is not None:
         yield left_out
     yield tables.stand_ins(run)
+    took = tables.parts(run)
+    if took is not None:
+        yield took
 
 
 def _point(run: Run, summary: Mapping[str, Any]) -> str:

@@ -81,11 +81,39 @@ def said(w: Mapping[str, Any]) -> str:
     """Return a workload in a sentence."""
     how = "round by round in turn" if w["together"] else "one side after the other"
     passes = f", {w['passes']} times over" if w["passes"] > 1 else ""
-    rounds = f"{w['rounds']} rounds a side, {how}{passes}, after {w['warm']} to warm up"
+    few = "".join(f", {_title(w, n)} {many}" for n, many in (w.get("few") or {}).items())
+    rounds = f"{w['rounds']} rounds a side{few}, {how}{passes}, {_warmed(w)}"
     return (
         f"{w['purpose'][0].upper()}{w['purpose'][1:]}: {w['clients']} clients, {w['title']}; "
         f"updates arrive {w['arrive']}; {rounds}."
     )
+
+
+def _warmed(w: Mapping[str, Any]) -> str:
+    if not w["warm"]:
+        return "none to warm up"
+    cold = [_title(w, n) for n in w.get("cold") or () if n in w["sides"]]
+    but = f" ({', '.join(cold)}: none)" if cold else ""
+    return f"after {w['warm']} to warm up{but}"
+
+
+def _title(w: Mapping[str, Any], name: str) -> str:
+    return str(w["sides"].get(name, {}).get("title", name))
+
+
+def parts(run: Run) -> Table | None:
+    """Return what each part of the run took; None where nobody noted it."""
+    noted = run.get("parts") or ()
+    if not noted:
+        return None
+    rows = [(p["name"], number(p["expected"]), number(p["seconds"])) for p in noted]
+    whole, planned = (sum(p[k] for p in noted) for k in ("seconds", "expected"))
+    rows.append(("together", number(planned), number(whole)))
+    note = (
+        "Seconds from a part's beginning to its end, starts of sides included, beside what the "
+        "run was planned with."
+    )
+    return Table("Where the time went", note, ("part", "expected, s", "took, s"), rows)
 
 
 def _side(side: Mapping[str, Any]) -> Row:

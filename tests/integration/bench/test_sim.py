@@ -19,6 +19,7 @@ from bench.sim.costs import Aggregator, Client, Costs, Hop
 
 SIZES = (2_000_000, 20_000_000)
 MODEL = "20000kb"
+EFFORT = calibrate.Effort(rounds=3, nodes=False)
 FACTOR = 3.0
 """Others may keep the machine busy while tests run: what is tested is not how exact it is."""
 
@@ -42,12 +43,12 @@ class Silent:
 
 @pytest.fixture(scope="module")
 def costs() -> Costs:
-    parts, client, sum_per_byte = calibrate.platform_costs(SIZES, rounds=3, nodes=False)
+    parts, client, sum_per_byte = calibrate.platform_costs(SIZES, EFFORT)
     return Costs(
         client=Client(client),
         aggregator=Aggregator(start=0.3, start_wait=0.1, sum_per_byte=sum_per_byte),
         lifl=parts,
-        serverful=calibrate.stream_costs(SIZES, rounds=3),
+        serverful=calibrate.stream_costs(SIZES, EFFORT),
         vanilla=Hop(fixed=0.0, per_byte=0.0, send_per_byte=0.0, serial=0.0),
     )
 

@@ -67,6 +67,22 @@ def test_the_full_run_has_all_workloads(runner: type[NothingPlayed], tmp_path: P
     arguments = ["--workloads", "burst", "poisson", "diurnal", "ablation"]
     command.main([*arguments, "--out", str(tmp_path)])
     assert _names(runner) == [w.name for w in workloads.full()]
+    parts = runner.last.others["parts"]
+    assert [p["name"] for p in parts] == _names(runner)
+    assert all(p["expected"] > 0 and p["seconds"] >= 0 for p in parts)
+
+
+def test_when_time_is_over_it_is_told_what_was_not_run(
+    runner: type[NothingPlayed], tmp_path: Path
+) -> None:
+    arguments = ["--quick", "--workloads", "burst", "poisson", "--max-seconds", "110"]
+    assert command.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert _names(runner) == ["burst-8x45mb", "poisson-8x45mb"]
+    arguments[-1] = "60"
+    assert command.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert _names(runner) == ["poisson-8x45mb"]
+    assert runner.last.others["lost"]["burst-8x45mb"].startswith("time was over: 0 of 60 s")
+    assert "time was over" in (tmp_path / "report.md").read_text()
 
 
 def test_a_part_that_fails_costs_the_others_nothing(

@@ -172,6 +172,17 @@ def test_slow_sides_play_fewer_rounds(run: Run, log: list[str]) -> None:
     assert heard.plays == heard.told == 6
 
 
+def test_cold_sides_have_no_warm_up(run: Run, log: list[str], tmp_path: Path) -> None:
+    makers = {"a": _side("a", log), "b": _side("b", log)}
+    outcome, heard, _ = run(makers, rounds=2, cold=("b",), few={"b": 1}, titles={"b": "+x +y"})
+    assert [p.index for p in outcome.sides["a"].rounds] == [-1, 0, 1]
+    assert [p.index for p in outcome.sides["b"].rounds] == [0]
+    assert heard.plays == heard.told == 4
+    (kept,) = json.loads((tmp_path / "rounds.json").read_text())["workloads"]
+    assert (kept["cold"], kept["few"]) == (["b"], {"b": 1})
+    assert [side["title"] for side in kept["sides"].values()] == ["A side", "+x +y"]
+
+
 def test_a_failure_costs_the_others_nothing(run: Run, log: list[str], tmp_path: Path) -> None:
     makers = {"a": _side("a", log, fail_at=1), "b": _side("b", log)}
     outcome, heard, made = run(makers, rounds=2)

@@ -37,6 +37,7 @@ def test_sides_play_the_rounds_up_to_the_target_at_the_clients_own_times() -> No
     assert load.sizes == (1, 3, 2)
     assert load.clients == 3
     assert load.arrivals == pytest.approx((0.3, 0.6, 0.85))
+    assert _record().workload(("lifl",), warm=0).warm == 0
     workload = _record().workload(("lifl",))
     assert workload.rounds == 3
     assert workload.name == "train-trial"

@@ -59,6 +59,31 @@ def test_a_workload_says_what_was_run(run: dict[str, Any]) -> None:
     assert first.rows[-1][1] == "not run: run scripts/peers flower"
 
 
+def test_a_workload_says_who_played_less(run: dict[str, Any]) -> None:
+    first = run["workloads"][0]
+    first |= {"few": {"vanilla": 1}, "cold": ["vanilla"]}
+    said = tables.said(first)
+    assert "3 rounds a side, The vanilla side 1, round by round in turn" in said
+    assert said.endswith("after 1 to warm up (The vanilla side: none).")
+    first["warm"] = 0
+    assert tables.said(first).endswith("none to warm up.")
+
+
+def test_what_each_part_took_is_told(run: dict[str, Any]) -> None:
+    assert tables.parts(run) is None
+    run["parts"] = [
+        {"name": "burst-8x45mb", "expected": 100.0, "seconds": 88.4},
+        {"name": "sim", "expected": 30.0, "seconds": 40.0},
+    ]
+    found = tables.parts(run)
+    assert found is not None
+    assert found.rows == [
+        ("burst-8x45mb", "100", "88.4"),
+        ("sim", "30", "40"),
+        ("together", "130", "128"),
+    ]
+
+
 def test_what_is_left_out_is_told(run: dict[str, Any]) -> None:
     run["workloads"][0]["sides"]["vanilla"]["failed"] = "OSError: x"
     found = tables.left_out(run)
