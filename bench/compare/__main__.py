@@ -26,12 +26,14 @@ os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 import psutil
 from rich.console import Console
 
-from bench.compare import arrivals, auditing, report, shapes, training, workloads
+from bench.compare import arrivals, auditing, models, report, shapes, trained, training, workloads
 from bench.compare.api import Load
 from bench.compare.budget import FULL_SECONDS, PARTS, QUICK_SECONDS, REFERENCES, Budget, expected
 from bench.compare.groups import open_group
+from bench.compare.machine import machine
 from bench.compare.progress import Shown
-from bench.compare.runner import Runner, machine, makers
+from bench.compare.runner import Runner
+from bench.compare.sides import makers
 from bench.compare.summary import ROUND, handoffs
 from bench.compare.workloads import PEERS, TRIO, Workload
 from lifl.errors import LiflError
@@ -156,7 +158,7 @@ class _Run:
             record = training.record(task, path, leaf=self._args.leaf, target=target)
             self.trainings[task] = record.to_json()
             self.runner.others.setdefault("trainings", {})[task] = record.to_json()
-            documents, samples, mean = training.true_updates(path)
+            documents, samples, mean = trained.true_updates(path)
         if record.reached is None:
             raise RuntimeError(f"{record.task.title}: {record.task.target:.0%} was not reached")
         warm = 0 if self._args.quick else 1
@@ -165,7 +167,7 @@ class _Run:
 
     def _check_true(
         self,
-        record: training.Record,
+        record: trained.Record,
         documents: Sequence[bytes],
         samples: Sequence[int],
         mean: bytes,
@@ -183,7 +185,7 @@ class _Run:
                     continue
                 with system:
                     _, model = system.play_true(documents, samples)
-            found[name] = training.same(model, mean)
+            found[name] = models.same(model, mean)
             if found[name] > EXACT:
                 off = f"{found[name]:.2g}"
                 raise RuntimeError(f"{name}'s mean of {number} true updates is off by {off}")

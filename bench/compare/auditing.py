@@ -15,7 +15,8 @@ from typing import Any
 from bench.compare.api import Load, System
 from bench.compare.audit import Audit
 from bench.compare.counts import ByHand, table
-from bench.compare.runner import Absent, Maker, OpenGroup
+from bench.compare.player import OpenGroup
+from bench.compare.sides import Absent, Maker
 
 ROUNDS = 2
 FAN_IN = 2

@@ -311,7 +311,7 @@ def _function(starts: int) -> Hop:
 
 
 def _origin() -> Mapping[str, Any]:
-    from bench.compare.runner import machine
+    from bench.compare.machine import machine
 
     return {
         "machine": machine(),

@@ -12,7 +12,8 @@ import pytest
 from bench.compare import arrivals, lifl, serverful
 from bench.compare.api import Load
 from bench.compare.groups import open_group
-from bench.compare.runner import Played, Runner, Side
+from bench.compare.outcome import Played, Side
+from bench.compare.runner import Runner
 from bench.compare.workloads import Workload
 from bench.sim import calibrate, validate
 from bench.sim.costs import Aggregator, Client, Costs, Hop

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from bench.compare import __main__ as command
-from bench.compare import training, workloads
+from bench.compare import trained, training, workloads
 from bench.compare.auditing import hops
-from bench.compare.training import Record, Task
+from bench.compare.trained import Record, Task
 
 
 class NothingPlayed:
@@ -130,7 +130,7 @@ def test_training_that_misses_its_target_is_told(
     task = Task("digits", "a trial", "digits", 2, 1, 1.0, 0.9)
     row = {"clients": 2, "accuracy": 0.5, "loss": 1.0, "seconds": [0.1, 0.2]}
     monkeypatch.setattr(training, "record", lambda *_, **__: Record(task, [row], ""))
-    monkeypatch.setattr(training, "true_updates", lambda path: ([b""], [1], b""))
+    monkeypatch.setattr(trained, "true_updates", lambda path: ([b""], [1], b""))
     assert command.main(["--quick", "--workloads", "train", "--out", str(tmp_path)]) == 2
     assert "90% was not reached" in runner.last.others["lost"]["train-digits"]
 

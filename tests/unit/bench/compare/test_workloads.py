@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.compare import arrivals, runner, workloads
+from bench.compare import arrivals, sides, workloads
 from bench.compare.api import Load
 from bench.compare.summary import ROUND
 from bench.compare.workloads import Workload
@@ -19,7 +19,7 @@ def test_sides_are_known_and_names_differ(made: object) -> None:
     assert len(set(names)) == len(names)
     assert ROUND in names
     for w in found:
-        assert set(w.sides) <= set(runner.makers())
+        assert set(w.sides) <= set(sides.makers())
         assert set(w.few) <= set(w.sides)
         assert w.warm >= 1
         for side in w.sides:
