@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.compare.report import tables
+from bench.compare.report import tables, wording
 from bench.compare.report.against import compare
-from bench.compare.report.plots import Plot, all_plots
+from bench.compare.report.drawing import Plot
+from bench.compare.report.plots import all_plots
 from bench.compare.report.tables import Table
 from bench.compare.summary import ROUND, Run, build, find
 
@@ -154,7 +155,7 @@ def _lead(run: Run) -> str:
         f"One {'quick ' if run.get('quick') else ''}run of {run['seconds'] / 60:.0f} minutes on "
         f"{run.get('date', 'an unknown day')}: {m['cpu']}, {m['cores']} cores, "
         f"{m['memory_gb']:.0f} GB, Linux {m['kernel']}; clients are processes of the same machine. "
-        f"Noise: {tables.noise(run)}."
+        f"Noise: {wording.noise(run)}."
     )
 
 

@@ -4,30 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from bench.compare import summary
 from bench.compare.report import tables
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (None, "–"),
-        (0, "0"),
-        (0.01234, "0.0123"),
-        (12.345, "12.3"),
-        (1234.5, "1230"),
-        (98765, "98800"),
-    ],
-)
-def test_numbers_have_three_digits_and_no_exponent(value: float | None, shown: str) -> None:
-    assert tables.number(value) == shown
-
-
-def test_spread() -> None:
-    assert tables.spread([1.0, 3.0, 2.0]) == "2 [1 .. 3]"
-    assert tables.spread([]) == "–"
 
 
 def test_bars_say_what_holds_and_what_does_not(run: dict[str, Any]) -> None:
@@ -57,16 +35,6 @@ def test_a_workload_says_what_was_run(run: dict[str, Any]) -> None:
     assert lifl[2] == "0.0625 [0.0625 .. 0.0625]"
     assert lifl[3:] == ("500", "3", "1", "10", "3")
     assert first.rows[-1][1] == "not run: run scripts/peers flower"
-
-
-def test_a_workload_says_who_played_less(run: dict[str, Any]) -> None:
-    first = run["workloads"][0]
-    first |= {"few": {"vanilla": 1}, "cold": ["vanilla"]}
-    said = tables.said(first)
-    assert "3 rounds a side, The vanilla side 1, round by round in turn" in said
-    assert said.endswith("after 1 to warm up (The vanilla side: none).")
-    first["warm"] = 0
-    assert tables.said(first).endswith("none to warm up.")
 
 
 def test_what_each_part_took_is_told(run: dict[str, Any]) -> None:

@@ -1,0 +1,39 @@
+"""Words of a report: numbers, and what was run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.compare.report import wording
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "–"),
+        (0, "0"),
+        (0.01234, "0.0123"),
+        (12.345, "12.3"),
+        (1234.5, "1230"),
+        (98765, "98800"),
+    ],
+)
+def test_numbers_have_three_digits_and_no_exponent(value: float | None, shown: str) -> None:
+    assert wording.number(value) == shown
+
+
+def test_spread() -> None:
+    assert wording.spread([1.0, 3.0, 2.0]) == "2 [1 .. 3]"
+    assert wording.spread([]) == "–"
+
+
+def test_a_workload_says_who_played_less(run: dict[str, Any]) -> None:
+    first = run["workloads"][0]
+    first |= {"few": {"vanilla": 1}, "cold": ["vanilla"]}
+    said = wording.said(first)
+    assert "3 rounds a side, The vanilla side 1, round by round in turn" in said
+    assert said.endswith("after 1 to warm up (The vanilla side: none).")
+    first["warm"] = 0
+    assert wording.said(first).endswith("none to warm up.")
