@@ -181,8 +181,6 @@ class _Run:
         for name in self._for_sides(record.workload(checked)).sides:
             with open_group("true-updates") as group:
                 system = makers()[name](load, group, documents[0])
-                if not hasattr(system, "play_true"):
-                    continue
                 with system:
                     _, model = system.play_true(documents, samples)
             found[name] = models.same(model, mean)
