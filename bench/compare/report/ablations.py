@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from bench.compare.report.drawing import COLOURS, INK, STEPS, Plot, bar, svg
-from bench.compare.report.wording import middles, said
+from bench.compare.report.wording import middles, said, summed_up
 from bench.compare.summary import Run, counting, cpu, find, wall
 
 
@@ -30,12 +30,15 @@ def ablation(run: Run) -> Plot | None:
     ]
     figure, grid = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
     for axes, (label, of, middle) in zip(grid, measures, strict=True):
-        _groups(axes, found, of, middle, {w["name"]: f"{w['clients']} updates" for w in found})
+        _groups(axes, found, of, middle, {w["name"]: str(w["clients"]) for w in found})
         axes.set_title(label)
+        axes.set_xlabel("updates in a burst")
         axes.set_ylim(0, None)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
-    caption = f"{said(found[0])} Each step has what those before it have. {middles(run)}"
+    runs = said(found[0]) if len(found) == 1 else summed_up(found)
+    bars = middles(run, "medians (of starts: means)")
+    caption = f"{runs} Each step has what those before it have. {bars}"
     return Plot("Ablation: what each policy buys", svg(figure), caption)
 
 
@@ -57,9 +60,10 @@ def data_plane(run: Run) -> Plot | None:
         axes.invert_yaxis()
         axes.set_title(label)
         axes.set_xlim(0, None)
+    bars = middles(run, "medians")
     caption = (
         f"{said(found)} By value: the same aggregator in vanilla serverless, control plane "
-        f"included; this data plane has no switch that turns shared memory off. {middles(run)}"
+        f"included; this data plane has no switch that turns shared memory off. {bars}"
     )
     return Plot("Ablation: what the data plane buys", svg(figure), caption)
 

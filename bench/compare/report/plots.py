@@ -28,46 +28,48 @@ from bench.compare.report.drawing import (
     short,
     svg,
 )
-from bench.compare.report.wording import middles, said, true_means
-from bench.compare.summary import Run, counting, cpu, find, wall
+from bench.compare.report.wording import middles, said, summed_up, true_means
+from bench.compare.summary import ROUND, Run, counting, cpu, find, wall
+
+OTHERS = ", other loads"
 
 
 def all_plots(run: Run, trainings: Mapping[str, Mapping[str, Any]]) -> Iterator[Plot]:
     """Yield every plot that the run has something for; ``trainings`` are records by task."""
     with mpl.rc_context(STYLE):
-        for make in (completion, cpu_per_update, created, memory, ablation, data_plane):
-            plot = make(run)
-            if plot is not None:
-                yield plot
-        plot = accuracy(run, trainings)
-        if plot is not None:
-            yield plot
+        made = (
+            *(completion(run), cpu_per_update(run), accuracy(run, trainings), created(run)),
+            *(memory(run), ablation(run), data_plane(run)),
+            *(completion(run, others=True), cpu_per_update(run, others=True)),
+        )
+        yield from (plot for plot in made if plot is not None)
 
 
-def completion(run: Run) -> Plot | None:
-    """Return time to the global model by workload and side."""
-    return _bars(run, "Time to the global model", "seconds (logarithmic)", wall, _plain(run))
+def completion(run: Run, *, others: bool = False) -> Plot | None:
+    """Return time to the global model by side, for the round that is compared, or other loads."""
+    title = f"Time to the global model{OTHERS if others else ''}"
+    return _bars(run, title, "seconds (logarithmic)", wall, _whole(run, others=others))
 
 
-def cpu_per_update(run: Run) -> Plot | None:
-    """Return CPU seconds an update by workload and side."""
+def cpu_per_update(run: Run, *, others: bool = False) -> Plot | None:
+    """Return CPU seconds an update by side, for the round that is compared, or other loads."""
     return _bars(
         run,
-        "CPU for one update",
+        f"CPU for one update{OTHERS if others else ''}",
         "CPU seconds an update, user and system, all processes of a side (logarithmic)",
         lambda r: cpu(r) / r["updates"],
-        _plain(run),
+        _whole(run, others=others),
     )
 
 
 def created(run: Run) -> Plot | None:
-    """Return how many aggregators are started for a round."""
-    shown = [
-        w
-        for w in run["workloads"]
-        if any(r["created"] for s in w["sides"].values() for r in counting(s))
-    ]
-    return _bars(
+    """Return how many aggregators are started for a round, by sides that ever start any."""
+    shown = []
+    for w in [*_plain(run), *(w for w in run["workloads"] if w["sizes"])]:
+        starting = {n: s for n, s in w["sides"].items() if any(r["created"] for r in s["rounds"])}
+        if any(r["created"] for s in starting.values() for r in counting(s)):
+            shown.append({**w, "sides": starting})
+    plot = _bars(
         run,
         "Aggregators started for a round",
         "aggregators started a round (mean)",
@@ -75,6 +77,12 @@ def created(run: Run) -> Plot | None:
         shown,
         log=False,
         middle=statistics.mean,
+    )
+    if plot is None:
+        return None
+    return plot._replace(
+        caption=f"{plot.caption} Sides that keep the same processes throughout are left out; "
+        "warm-ups do not count."
     )
 
 
@@ -153,6 +161,11 @@ def _plain(run: Run) -> list[Any]:
     ]
 
 
+def _whole(run: Run, *, others: bool) -> list[Any]:
+    """Return the workload that the page's head speaks of, or all but it."""
+    return [w for w in _plain(run) if (w["name"] != ROUND) == others]
+
+
 def _bars(
     run: Run,
     title: str,
@@ -198,11 +211,6 @@ def _bars(
     else:
         axes.set_xlim(0, None)
         axes.margins(x=0.1)
-    runs = " ".join(sorted({said(w) for w in shown})) if len(shown) <= 3 else _summed_up(shown)
-    return Plot(title, svg(figure), f"{runs} {middles(run)}")
-
-
-def _summed_up(shown: Sequence[Any]) -> str:
-    rounds = sorted({w["rounds"] * w["passes"] for w in shown})
-    many = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else str(rounds[0])
-    return f"{len(shown)} workloads, {many} rounds a side, sides in turn."
+    runs = " ".join(said(w) for w in shown) if len(shown) <= 2 else summed_up(shown)
+    bars = middles(run, "medians" if log else "means")
+    return Plot(title, svg(figure), f"{runs} {bars}")

@@ -87,9 +87,23 @@ def noise(run: Run) -> str:
     )
 
 
-def middles(run: Run) -> str:
+def summed_up(shown: Sequence[Mapping[str, Any]]) -> str:
+    """Return several workloads in a sentence; each one's table says the rest."""
+    rounds = sorted({w["rounds"] * w["passes"] for w in shown})
+    many = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else str(rounds[0])
+    together = {bool(w["together"]) for w in shown}
+    how = {True: "sides in turn", False: "one side after the other"}
+    played = ", or ".join(how[t] for t in sorted(together, reverse=True))
+    few = ", of slow sides fewer" if any(w.get("few") for w in shown) else ""
+    return (
+        f"{len(shown)} workloads, {many} rounds a side{few}, {played}; their tables below say how "
+        "each was run."
+    )
+
+
+def middles(run: Run, middle: str) -> str:
     """Return what bars and whiskers are, and the noise, for people."""
-    return f"Bars are medians (of starts: means), whiskers least to most; {noise(run)}."
+    return f"Bars are {middle}, whiskers least to most; {noise(run)}."
 
 
 def _values(side: Mapping[str, Any], of: Callable[[Mapping[str, Any]], float]) -> list[float]:

@@ -107,11 +107,3 @@ def test_stand_ins_are_told_once_a_side(run: dict[str, Any]) -> None:
         *("The lifl side", "The lifl-socket side", "The serverful side", "The vanilla side")
     ]
     assert found.rows[0][1:] == ("loopback in place of a network", "lifl 1.2", "by control groups")
-
-
-def test_noise(run: dict[str, Any]) -> None:
-    # of the two plain workloads: 1, 1, 2/3, 0.2, and the steps' 0.5/2.2 and 0.5/1.2
-    assert "differ by 54 %" in tables.noise(run)
-    assert "by others" not in tables.noise(run)
-    run["machine"]["load"] = 1.5
-    assert "a load of 1.5 by others" in tables.noise(run)

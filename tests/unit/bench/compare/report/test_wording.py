@@ -37,3 +37,20 @@ def test_a_workload_says_who_played_less(run: dict[str, Any]) -> None:
     assert said.endswith("after 1 to warm up (The vanilla side: none).")
     first["warm"] = 0
     assert wording.said(first).endswith("none to warm up.")
+
+
+def test_noise(run: dict[str, Any]) -> None:
+    # of the two plain workloads: 1, 1, 2/3, 0.2, and the steps' 0.5/2.2 and 0.5/1.2
+    assert "differ by 54 %" in wording.noise(run)
+    assert "by others" not in wording.noise(run)
+    run["machine"]["load"] = 1.5
+    assert "a load of 1.5 by others" in wording.noise(run)
+
+
+def test_several_workloads_are_summed_up_as_they_were_played(run: dict[str, Any]) -> None:
+    found = wording.summed_up(run["workloads"])
+    assert found.startswith("3 workloads, 2 to 3 rounds a side, sides in turn, or one side after")
+    run["workloads"][0]["few"] = {"flower": 1}
+    assert "rounds a side, of slow sides fewer, sides in turn;" in wording.summed_up(
+        run["workloads"][:1]
+    )
