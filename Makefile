@@ -42,7 +42,7 @@ bench: $(STAMP) ## measure; writes results/bench.json
 compare: $(STAMP) ## side by side with vanilla serverless, an always-on server and peers; results/compare/
 	@$(BIN)/python -m bench.compare
 
-compare-quick: $(STAMP) ## a shorter comparison, meant for five minutes
+compare-quick: $(STAMP) ## a shorter comparison, under five minutes
 	@$(BIN)/python -m bench.compare --quick
 
 peers: $(STAMP) ## optional: Flower and NVFlare, in environments of their own, for `make compare`

@@ -8,6 +8,7 @@ round). Exit status 1 if a bar is missed, 2 if something could not be measured.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import logging
 import os
@@ -22,19 +23,26 @@ from typing import Any
 
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
+import psutil
 from rich.console import Console
 
-from bench.compare import auditing, report, shapes, training, workloads
+from bench.compare import arrivals, auditing, models, report, shapes, trained, training, workloads
+from bench.compare.api import Load
+from bench.compare.budget import FULL_SECONDS, PARTS, QUICK_SECONDS, REFERENCES, Budget, expected
 from bench.compare.groups import open_group
+from bench.compare.machine import machine
 from bench.compare.progress import Shown
-from bench.compare.runner import Runner, machine, makers
+from bench.compare.runner import Runner
+from bench.compare.sides import makers
 from bench.compare.summary import ROUND, handoffs
 from bench.compare.workloads import PEERS, TRIO, Workload
 from lifl.errors import LiflError
 
-EXTRAS = ("handoff", "audit", "sim")
-"""What is run beside workloads."""
-QUICK_HANDOFFS = 5
+QUICK_HANDOFFS, QUICK_WARM = 5, 1
+QUICK_TARGET = 0.80
+"""Accuracy of the quick run's training: four rounds instead of seven."""
+QUICK_AUDITED = 4
+"""Clients of the quick run's audit, of one round: counts are told an update and a hop."""
 EXACT = 1e-5
 """How far a mean of true updates may be off, relative to its greatest weight: float32 sums in
 another order."""
@@ -77,26 +85,47 @@ class _Run:
         self._args = args
         self._shown = shown
         self._lost: dict[str, str] = runner.others.setdefault("lost", {})
+        limit = args.max_seconds or (QUICK_SECONDS if args.quick else FULL_SECONDS)
+        self._budget = Budget(limit)
+        runner.others["parts"] = self._budget.parts
 
     def play(self) -> None:
-        """Run everything that was asked for; what fails is noted and costs the rest nothing."""
-        played = workloads.quick() if self._args.quick else workloads.full()
-        for workload in played:
-            if self._wanted(workload.name):
-                self.runner.run(self._for_sides(workload))
-        for task in ("digits",) if self._args.quick else ("digits", "resnet18"):
-            if self._wanted(f"train-{task}"):
-                self._try(f"train-{task}", lambda task=task: self._train(task))
-            else:
-                self._lost[f"train-{task}"] = "it was not asked for"
+        """Run everything that was asked for; what fails is noted and costs the rest nothing.
+
+        What bars speak of comes first, so that it is the rest that a slow machine leaves out.
+        """
+        first, *others = workloads.quick() if self._args.quick else workloads.full()
+        self._workload(first, besides=REFERENCES)
+        for task in ("digits",) if self._args.quick else ("resnet18", "digits"):
+            self._part(f"train-{task}", functools.partial(self._train, task))
         if self._args.quick:
             self._lost["train-resnet18"] = "it is part of the full run"
-        for name in EXTRAS:
-            if self._wanted(name):
-                self._try(name, getattr(self, f"_{name}"))
-            else:
-                self._lost[name] = "it was not asked for"
+        self._part("handoff", self._handoff)
+        self._part("audit", self._audit)
+        for workload in others:
+            self._workload(workload)
+        self._part("sim", self._sim)
         self.runner.write()
+
+    def _workload(self, workload: Workload, besides: float = 0.0) -> None:
+        asked = self._for_sides(workload)
+        seconds = besides + expected(asked, psutil.virtual_memory().available)
+        self._timed(workload.name, seconds, lambda: self.runner.run(asked))
+
+    def _part(self, name: str, do: Callable[[], None]) -> None:
+        self._timed(name, PARTS[name][not self._args.quick], lambda: self._try(name, do))
+
+    def _timed(self, name: str, seconds: float, do: Callable[[], object]) -> None:
+        """Do a part if it was asked for and there is time; note what it took."""
+        why = self._budget.refusal(seconds) if self._wanted(name) else "it was not asked for"
+        if why:
+            self._lost[name] = why
+            if self._wanted(name):
+                self._shown.lost(name, why)
+            return
+        began = time.monotonic()
+        do()
+        self._budget.took(name, seconds, time.monotonic() - began)
 
     def _wanted(self, name: str) -> bool:
         return not self._args.workloads or any(name.startswith(w) for w in self._args.workloads)
@@ -125,18 +154,20 @@ class _Run:
     def _train(self, task: str) -> None:
         with tempfile.TemporaryDirectory(prefix="lifl-train-") as directory:
             path = Path(directory)
-            record = training.record(task, path, leaf=self._args.leaf)
+            target = QUICK_TARGET if self._args.quick else None
+            record = training.record(task, path, leaf=self._args.leaf, target=target)
             self.trainings[task] = record.to_json()
             self.runner.others.setdefault("trainings", {})[task] = record.to_json()
-            documents, samples, mean = training.true_updates(path)
+            documents, samples, mean = trained.true_updates(path)
         if record.reached is None:
             raise RuntimeError(f"{record.task.title}: {record.task.target:.0%} was not reached")
-        self.runner.run(self._for_sides(record.workload(TRIO)), documents[0])
+        warm = 0 if self._args.quick else 1
+        self.runner.run(self._for_sides(record.workload(TRIO, warm)), documents[0])
         self._check_true(record, documents, samples, mean)
 
     def _check_true(
         self,
-        record: training.Record,
+        record: trained.Record,
         documents: Sequence[bytes],
         samples: Sequence[int],
         mean: bytes,
@@ -150,18 +181,16 @@ class _Run:
         for name in self._for_sides(record.workload(checked)).sides:
             with open_group("true-updates") as group:
                 system = makers()[name](load, group, documents[0])
-                if not hasattr(system, "play_true"):
-                    continue
                 with system:
                     _, model = system.play_true(documents, samples)
-            found[name] = training.same(model, mean)
+            found[name] = models.same(model, mean)
             if found[name] > EXACT:
                 off = f"{found[name]:.2g}"
                 raise RuntimeError(f"{name}'s mean of {number} true updates is off by {off}")
 
     def _handoff(self) -> None:
         module = importlib.import_module("bench.compare.handoff")
-        n, warm = (QUICK_HANDOFFS, 2) if self._args.quick else (module.N, module.WARM)
+        n, warm = (QUICK_HANDOFFS, QUICK_WARM) if self._args.quick else (module.N, module.WARM)
         result = module.measure(n=n, warm=warm)
         samples = {
             "handoff_vanilla_over_lifl": ("vanilla", "latency"),
@@ -186,14 +215,19 @@ class _Run:
         audited = ("lifl", "vanilla") if self._args.quick else (*TRIO, *PEERS)
         sides = outcome.sides
         names = [n for n in audited if n in sides and sides[n].rounds and not sides[n].failed]
-        load = outcome.workload.load
+        load, rounds = outcome.workload.load, auditing.ROUNDS
+        if self._args.quick:
+            number, rounds = QUICK_AUDITED, 1
+            name = f"burst-{number}x{load.model}"
+            load = Load(name, load.model, number, arrivals.burst(number))
         self.runner.others["audit"] = auditing.audit(
-            load, shapes.document(load.model), makers(), names, open_group
+            load, shapes.document(load.model), makers(), names, open_group, rounds=rounds
         )
 
     def _sim(self) -> None:
         module = importlib.import_module("bench.sim.validate")
-        self.runner.others["sim"] = module.run(self.runner.to_json())
+        costs = module.measured(quick=self._args.quick)
+        self.runner.others["sim"] = module.run(self.runner.to_json(), costs)
 
 
 def _tell(console: Console, summary: Mapping[str, Any], out: Path) -> None:
@@ -221,6 +255,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--workloads", nargs="+", metavar="NAME", help="names, or how they begin; default: all")
     add("--out", type=Path, default=Path("results/compare"), help="where to write")
     add("--against", type=Path, metavar="DIR", help="an earlier run to compare with")
+    add(
+        "--max-seconds",
+        type=float,
+        metavar="S",
+        help="begin no part that is not expected to end by then; "
+        f"default: {QUICK_SECONDS:.0f} with --quick, else {FULL_SECONDS:.0f}",
+    )
     add("--leaf", type=Path, metavar="FILE", help="FEMNIST in LEAF's format, to train on")
     return parser
 

@@ -15,7 +15,8 @@ from typing import Any
 from bench.compare.api import Load, System
 from bench.compare.audit import Audit
 from bench.compare.counts import ByHand, table
-from bench.compare.runner import Absent, Maker, OpenGroup
+from bench.compare.player import OpenGroup
+from bench.compare.sides import Absent, Maker
 
 ROUNDS = 2
 FAN_IN = 2
@@ -34,12 +35,14 @@ def audit(
     makers: Mapping[str, Maker],
     names: Sequence[str],
     open_group: OpenGroup,
+    *,
+    rounds: int = ROUNDS,
 ) -> dict[str, dict[str, Any]]:
-    """Return each side's table, or ``missing``: why there is none."""
+    """Return each side's table of so many rounds, or ``missing``: why there is none."""
     found = {}
     for name in names:
         try:
-            found[name] = _audit(load, document, makers[name], name, open_group)
+            found[name] = _audit(load, document, makers[name], name, open_group, rounds=rounds)
         except Absent as e:
             found[name] = {"title": name, "missing": f"not run: {e}"}
         except Exception as e:
@@ -56,7 +59,7 @@ def hops(name: str, updates: int) -> int:
 
 
 def _audit(
-    load: Load, document: bytes, maker: Maker, name: str, open_group: OpenGroup
+    load: Load, document: bytes, maker: Maker, name: str, open_group: OpenGroup, *, rounds: int
 ) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         group = stack.enter_context(open_group(f"audit-{name}"))
@@ -64,21 +67,21 @@ def _audit(
         system.play()
         with Audit(group) as counting:  # type: ignore[arg-type]  # it says so if it cannot
             before = counting.counts()
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 system.play()
             counts = counting.counts().since(before)
             missing = dict(counting.missing)
         rows = table(
             counts,
             payload=len(document),
-            updates=ROUNDS * load.clients,
-            hops=ROUNDS * hops(name, load.clients),
+            updates=rounds * load.clients,
+            hops=rounds * hops(name, load.clients),
             by_hand=getattr(system, "by_hand", BY_HAND.get(name)),
         )
         return {
             "title": system.title,
             "workload": load.name,
-            "rounds": ROUNDS,
+            "rounds": rounds,
             "rows": [asdict(r) for r in rows],
             "cannot": missing,
         }

@@ -22,8 +22,11 @@ import torch
 from torch import nn
 
 from bench.compare import leaf
-from bench.compare.training import EXAMPLE, Arrays, Learner, Task
+from bench.compare.models import Arrays
+from bench.compare.trained import Task
+from bench.compare.training import Learner
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "digits"
 SEED = 8
 SHARDS = 4
 HELD_OUT_USERS = 0.2

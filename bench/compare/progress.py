@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench.compare.runner import Played, Side
+from bench.compare.outcome import Played, Side
 from bench.compare.workloads import Workload
 
 

@@ -1,20 +1,8 @@
-"""Real training to a target accuracy, once, and what of it every side is then given to do.
+"""Real training to a target accuracy: client processes, as many at a time as there are cores.
 
-Why: on a machine of two cores, training takes CPU from whoever sums beside it, and each side
-from another at another moment. So clients train for real *once*, in processes of their own, as
-many at a time as there are cores; the record keeps for each round who took part, the accuracy of
-the mean on samples that nobody trained on, and the CPU seconds each client's training took, which
-is how long it takes on a core of its own. Federated averaging of the same updates gives the
-same model whoever does it, so a round's accuracy is the record's; what differs by side is when
-its model is there. Each side then plays the record's rounds: as many clients as took part,
-each sending after its own training time, an update of the true training. Sides check the mean
-they make; LIFL also plays a round of *different* true updates, whose mean is compared with the
-record's and judged on the held-out samples.
-
-How many take part follows the day's swing (``arrivals.sizes``). Clients are ordered by
-training time, and a smaller round is of the first of them.
-
-Run as a program it trains and writes the record; see ``record``.
+Why: the record that all sides play (``trained``) has to come from somewhere, once. Whoever runs the
+comparison asks ``record``, which has this module run as a program, so that torch and its memory end
+with it. It must not know sides.
 """
 
 from __future__ import annotations
@@ -24,13 +12,11 @@ import importlib
 import json
 import multiprocessing as mp
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,39 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.compare import arrivals
-from bench.compare.api import Load
-from bench.compare.workloads import Workload
-from lifl.update import Schema, TensorSpec, iter_document, parse_header, views
+from bench.compare.models import Arrays, average, document_of
+from bench.compare.trained import TASKS, Record, Task, read
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "digits"
 TRUE_UPDATES = 8
-"""So many of the last round's updates are kept, to be summed by LIFL."""
+"""So many of the last round's updates are kept, to be summed by sides."""
 TRAIN_SECONDS = 1200.0
-
-Arrays = dict[str, npt.NDArray[np.float32]]
-
-
-class Task(NamedTuple):
-    """A training: its model and data, who takes part, and when it is done.
-
-    ``clients`` are there at noon; ``rounds`` at most are played, spread over ``days``.
-    """
-
-    name: str
-    title: str
-    model: str
-    clients: int
-    rounds: int
-    days: float
-    target: float
-
-
-TASKS = {
-    "digits": Task("digits", "digits, small CNN", "digits", 10, 20, 2.0, 0.95),
-    "resnet18": Task(
-        "resnet18", "ResNet-18 on pictures of FEMNIST's shape", "45mb", 40, 24, 2.0, 0.80
-    ),
-}
 
 
 class Learner(NamedTuple):
@@ -85,70 +44,14 @@ class Learner(NamedTuple):
     evaluate: Callable[[Arrays], tuple[float, float]]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A training as it went: ``rounds`` are dicts of clients, accuracy, loss, seconds."""
-
-    task: Task
-    rounds: Sequence[Mapping[str, Any]]
-    data: str
-
-    @property
-    def reached(self) -> int | None:
-        """Return how many rounds it took to the target; None if it was not reached."""
-        for i, row in enumerate(self.rounds, start=1):
-            if row["accuracy"] >= self.task.target:
-                return i
-        return None
-
-    def arrivals(self) -> tuple[float, ...]:
-        """Return each client's median training time in seconds, ascending."""
-        by_client: dict[int, list[float]] = {}
-        for row in self.rounds:
-            for client, seconds in enumerate(row["seconds"]):
-                by_client.setdefault(client, []).append(seconds)
-        return tuple(sorted(statistics.median(s) for s in by_client.values()))
-
-    def load(self) -> Load:
-        """Return the load that sides play: the record's rounds up to the target."""
-        sizes = tuple(int(row["clients"]) for row in self.rounds[: self.reached])
-        times = self.arrivals()[: max(sizes)]
-        return Load(f"train-{self.task.name}", self.task.model, len(times), times, sizes)
-
-    def workload(self, sides: tuple[str, ...]) -> Workload:
-        """Return how sides play it: every round once."""
-        load = self.load()
-        return Workload(
-            load,
-            sides,
-            f"after its own training, {load.arrivals[0]:.2f} to {load.arrivals[-1]:.2f} s; "
-            f"{min(load.sizes)} to {max(load.sizes)} clients a round along a day",
-            f"training to {self.task.target:.0%}: {self.task.title}",
-            rounds=len(load.sizes),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what ``record.json`` holds."""
-        return {
-            "task": self.task._asdict(),
-            "data": self.data,
-            "reached": self.reached,
-            "rounds": list(self.rounds),
-        }
-
-
-def read(path: Path) -> Record:
-    """Return the record in a directory that ``record`` has filled."""
-    raw = json.loads((path / "record.json").read_text())
-    return Record(Task(**raw["task"]), raw["rounds"], raw["data"])
-
-
-def record(task: str, out: Path, *, leaf: Path | None = None) -> Record:
+def record(
+    task: str, out: Path, *, leaf: Path | None = None, target: float | None = None
+) -> Record:
     """Train in a process of its own, which takes its memory with it; return the record.
 
     ``out`` then has record.json, ``update-I.safetensors`` (true updates of the last round,
     with their numbers of samples in ``samples.json``) and ``mean.safetensors``, their mean.
-    ``leaf`` is a LEAF file of FEMNIST for ``resnet18``.
+    ``leaf`` is a LEAF file of FEMNIST for ``resnet18``, ``target`` replaces the task's.
 
     Raises
     ------
@@ -157,6 +60,7 @@ def record(task: str, out: Path, *, leaf: Path | None = None) -> Record:
     """
     command = [sys.executable, "-m", "bench.compare.training", task, "--out", str(out)]
     command += ["--leaf", str(leaf)] if leaf else []
+    command += ["--target", str(target)] if target else []
     done = subprocess.run(
         command,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -169,52 +73,6 @@ def record(task: str, out: Path, *, leaf: Path | None = None) -> Record:
     if done.returncode:
         raise RuntimeError(f"training {task} failed:\n{done.stderr[-2000:]}")
     return read(out)
-
-
-def true_updates(path: Path) -> tuple[list[bytes], list[int], bytes]:
-    """Return a record's true updates, their numbers of samples, and their mean."""
-    samples = json.loads((path / "samples.json").read_text())
-    documents = [(path / f"update-{i}.safetensors").read_bytes() for i in range(len(samples))]
-    return documents, samples, (path / "mean.safetensors").read_bytes()
-
-
-def same(found: bytes, expected: bytes) -> float:
-    """Return the greatest difference between two models, relative to the greatest weight.
-
-    Both are safetensors documents with the same tensors.
-    """
-    a, b = arrays_of(found), arrays_of(expected)
-    if a.keys() != b.keys():
-        raise RuntimeError(f"the model has other tensors: {sorted(a.keys() ^ b.keys())[:4]}")
-    greatest = max(float(np.abs(v).max()) for v in b.values())
-    return max(float(np.abs(a[k] - b[k]).max()) for k in b) / greatest
-
-
-def arrays_of(document: bytes) -> Arrays:
-    """Return a document's tensors by name."""
-    found: Arrays = dict(views(document, parse_header(document, len(document))))
-    return found
-
-
-def document_of(arrays: Mapping[str, npt.NDArray[np.float32]]) -> bytes:
-    """Return the safetensors document of float32 ``arrays``."""
-    schema = Schema(TensorSpec(name, "F32", a.shape) for name, a in arrays.items())
-    return b"".join(iter_document(arrays, schema))
-
-
-def average(updates: Sequence[Arrays], samples: Sequence[int]) -> Arrays:
-    """Return the mean, weighted by ``samples``, summed in float64."""
-    total = sum(samples)
-    return {
-        name: (
-            sum(u[name].astype(np.float64) * n for u, n in zip(updates, samples, strict=True))
-            / total
-        ).astype(np.float32)
-        for name in updates[0]
-    }
-
-
-# -- the training itself, in a process of its own ---------------------------------
 
 
 def train(
@@ -325,12 +183,15 @@ def main() -> int:
     parser.add_argument("task", choices=list(TASKS))
     parser.add_argument("--out", type=Path, required=True, help="a directory for the record")
     parser.add_argument("--leaf", type=Path, help="a LEAF file of FEMNIST, for resnet18")
+    parser.add_argument("--target", type=float, help="the accuracy to train to")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     learners = importlib.import_module("bench.compare.learners")
-    learner, data = learners.learner(TASKS[args.task], args.leaf)
+    task = TASKS[args.task]
+    task = task._replace(target=args.target or task.target)
+    learner, data = learners.learner(task, args.leaf)
     workers = len(os.sched_getaffinity(0))
-    found = train(TASKS[args.task], learner, args.out, data, workers=workers)
+    found = train(task, learner, args.out, data, workers=workers)
     print(f"{found.reached} rounds" if found.reached else "the target was not reached")
     return 0
 

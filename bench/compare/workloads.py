@@ -11,6 +11,7 @@ the other; one that does not even fit alone is left out, and the report says so.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -40,6 +41,8 @@ PEERS = ("flower", "nvflare")
 VARIANTS = ("lifl-socket", "vanilla-warm")
 BURSTS: Sequence[int] = ABLATION["bursts"]
 STEPS = tuple(f"step-{i}-{s['name']}" for i, s in enumerate(ABLATION["steps"]))
+ANEW = tuple(s for s in STEPS[: next(i for i, s in enumerate(STEPS) if "reuse" in s)])
+"""Steps before reuse: each round starts its aggregators, so that there is nothing to warm up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,37 +64,62 @@ class Workload:
     passes: int = 1
     few: Mapping[str, int] = field(default_factory=dict)
     """Sides whose rounds take so long that they play only so many."""
+    cold: tuple[str, ...] = ()
+    """Sides without a warm-up: they start anew in each round, or their rounds are too long."""
+    titles: Mapping[str, str] = field(default_factory=dict)
+    """Sides that are called otherwise than they call themselves."""
 
     @property
     def name(self) -> str:
         """Return the load's name."""
         return self.load.name
 
+    def warm_ups(self, side: str) -> int:
+        """Return how many rounds of a pass a side plays before those that count."""
+        if side in self.cold:
+            return 0
+        return self.warm * max(1, len(set(self.load.sizes)))
+
+    def plays(self, side: str) -> int:
+        """Return how many rounds a side plays in all, warm-ups included."""
+        return (self.few.get(side, self.rounds) + self.warm_ups(side)) * self.passes
+
 
 def quick() -> list[Workload]:
-    """Return what runs in under five minutes on two cores."""
+    """Return what runs in under five minutes on two cores, with the rest of a quick run.
+
+    Trimmed by what parts took (``budget``): Flower plays one round of 25 s, and the ablation, of
+    whose steps each takes 10 s to start, goes from base to whole in two strides.
+    """
     return [
-        _burst(8, "45mb", (*TRIO, "lifl-socket", *PEERS), rounds=3),
-        _poisson(8, "45mb", rate=8.0, rounds=3),
-        _ablation(BURSTS[0], rounds=3, passes=1),
+        _burst(
+            8,
+            "45mb",
+            (*TRIO, "lifl-socket", *PEERS),
+            rounds=3,
+            few={"vanilla": 2, "flower": 1, "nvflare": 2},
+            cold=("vanilla", *PEERS),
+        ),
+        _poisson(8, "45mb", rate=8.0, rounds=2, few={"vanilla": 1}, cold=("vanilla",)),
+        _ablation(BURSTS[0], rounds=2, passes=1, steps=STEPS[::2], cold=ANEW),
     ]
 
 
 def full() -> list[Workload]:
-    """Return what runs in under an hour on two cores."""
+    """Return what runs in under an hour on two cores, with the rest of a full run."""
+    every = (*TRIO, *VARIANTS, *PEERS, "flower-inprocess")
     return [
-        _burst(8, "45mb", (*TRIO, *VARIANTS, *PEERS, "flower-inprocess"), rounds=7),
-        _burst(8, "85mb", (*TRIO, *PEERS), few={"flower": 3}),
-        _burst(8, "233mb", (*TRIO, "nvflare"), few={"nvflare": 3}),
+        _burst(8, "45mb", every, rounds=7, few={"flower": 3}),
+        _burst(8, "85mb", (*TRIO, *PEERS), few={"flower": 2}),
+        _burst(8, "233mb", (*TRIO, "nvflare"), few={"nvflare": 2, "vanilla": 3}),
         _burst(20, "45mb", TRIO),
         _burst(20, "233mb", TRIO),
-        _burst(60, "45mb", TRIO),
+        _burst(60, "45mb", TRIO, few={"vanilla": 3}),
         _burst(100, "45mb", TRIO),
         _poisson(20, "45mb", rate=8.0),
         _poisson(20, "85mb", rate=4.0),
-        _diurnal(60, "45mb", day=15.0),
-        _ablation(BURSTS[0], rounds=3, passes=2),
-        *(_ablation(n, rounds=5, passes=1) for n in BURSTS[1:]),
+        _diurnal(60, "45mb", day=10.0, few={"vanilla": 3}),
+        *(_ablation(n, rounds=5, passes=1, cold=ANEW) for n in BURSTS),
     ]
 
 
@@ -137,36 +165,67 @@ def _burst(
     n: int,
     model: str,
     sides: tuple[str, ...],
+    *,
     rounds: int = 5,
     few: Mapping[str, int] | None = None,
+    cold: tuple[str, ...] = (),
 ) -> Workload:
     load = Load(f"burst-{n}x{model}", model, n, arrivals.burst(n))
-    return Workload(load, sides, "all at once", "a whole round", rounds=rounds, few=few or {})
+    return Workload(
+        load, sides, "all at once", "a whole round", rounds=rounds, few=few or {}, cold=cold
+    )
 
 
-def _poisson(n: int, model: str, rate: float, rounds: int = 5) -> Workload:
+def _poisson(
+    n: int,
+    model: str,
+    rate: float,
+    *,
+    rounds: int = 5,
+    few: Mapping[str, int] | None = None,
+    cold: tuple[str, ...] = (),
+) -> Workload:
     times = arrivals.poisson(n, rate)
     load = Load(f"poisson-{n}x{model}", model, n, times)
     arrive = f"Poisson, {rate:g} a second, within {seconds(times)}"
-    return Workload(load, TRIO, arrive, "a round of clients that are ready by chance", rounds)
+    why = "a round of clients that are ready by chance"
+    return Workload(load, TRIO, arrive, why, rounds, few=few or {}, cold=cold)
 
 
-def _diurnal(n: int, model: str, day: float, rounds: int = 5) -> Workload:
+def _diurnal(n: int, model: str, day: float, few: Mapping[str, int]) -> Workload:
     times = arrivals.diurnal(n, day)
     load = Load(f"diurnal-{n}x{model}", model, n, times)
     arrive = f"along a day of {day:g} s, four times as dense at noon as at night"
-    return Workload(load, TRIO, arrive, "a round that takes a day's swing", rounds)
+    return Workload(load, TRIO, arrive, "a round that takes a day's swing", few=few)
 
 
-def _ablation(n: int, rounds: int, passes: int) -> Workload:
+def _ablation(
+    n: int,
+    rounds: int,
+    passes: int,
+    steps: tuple[str, ...] = STEPS,
+    cold: tuple[str, ...] = (),
+) -> Workload:
     model = ABLATION["model"]
     load = Load(f"ablation-{n}x{model}", model, n, arrivals.burst(n))
     return Workload(
         load,
-        STEPS,
+        steps,
         "all at once",
         f"what each policy buys, on {ABLATION['nodes']} nodes",
         rounds=rounds,
         together=False,
         passes=passes,
+        cold=tuple(s for s in cold if s in steps),
+        titles=strides(steps),
     )
+
+
+def strides(steps: Sequence[str]) -> dict[str, str]:
+    """Return by step what it has beyond the one before it in ``steps``, where that is several."""
+    found = {}
+    for before, step in itertools.pairwise(steps):
+        between = STEPS[STEPS.index(before) + 1 : STEPS.index(step) + 1]
+        if len(between) > 1:
+            found[step] = " ".join(f"+{name.split('-', 2)[2]}" for name in between)
+    return found

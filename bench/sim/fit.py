@@ -98,7 +98,7 @@ def read(path: Path) -> list[Case]:
 
 
 def cases(run: Mapping[str, Any]) -> list[Case]:
-    """Return what can be simulated of a run (``bench.compare.runner``'s ``to_json``).
+    """Return what can be simulated of a run (``Runner.to_json`` of ``bench.compare.runner``).
 
     Sides that failed or were not run are left out, and warm-ups. A workload whose rounds are
     of different numbers of clients makes a case of each.

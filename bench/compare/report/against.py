@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.compare.report.tables import Table, number
+from bench.compare.report.tables import Table
+from bench.compare.report.wording import number
 from bench.compare.summary import Run, counting, cpu, find, wall
 
 

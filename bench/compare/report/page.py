@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.compare.report import tables
+from bench.compare.report import tables, wording
 from bench.compare.report.against import compare
-from bench.compare.report.plots import Plot, all_plots
+from bench.compare.report.drawing import Plot
+from bench.compare.report.plots import all_plots
 from bench.compare.report.tables import Table
 from bench.compare.summary import ROUND, Run, build, find
 
+NBSP = "\N{NO-BREAK SPACE}"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2127; --ground: #fff; --soft: #5d6773;
   --line: #d9dee4; --card: #f5f7f9; --good: #1e7f4f; --bad: #b3372b; }
@@ -30,7 +32,7 @@ body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 62rem; color: var(-
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem; }
 h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; }
 p.lead { margin: 0 0 1rem; color: var(--soft); }
-.cards { display: grid; gap: .7rem; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); }
+.cards { display: grid; gap: .7rem; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
   padding: .7rem .9rem; }
 .card b { display: block; font-size: 1.9rem; line-height: 1.15; color: var(--good); }
@@ -122,6 +124,9 @@ def _tables(run: Run, summary: Mapping[str, Any], later: Table | None) -> Iterat
     if left_out is not None:
         yield left_out
     yield tables.stand_ins(run)
+    took = tables.parts(run)
+    if took is not None:
+        yield took
 
 
 def _point(run: Run, summary: Mapping[str, Any]) -> str:
@@ -151,7 +156,7 @@ def _lead(run: Run) -> str:
         f"One {'quick ' if run.get('quick') else ''}run of {run['seconds'] / 60:.0f} minutes on "
         f"{run.get('date', 'an unknown day')}: {m['cpu']}, {m['cores']} cores, "
         f"{m['memory_gb']:.0f} GB, Linux {m['kernel']}; clients are processes of the same machine. "
-        f"Noise: {tables.noise(run)}."
+        f"Noise: {wording.noise(run)}."
     )
 
 
@@ -171,7 +176,8 @@ def _cards(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         if f["median"] is None:
             continue
         small = f"[{f['min']:.1f} .. {f['max']:.1f}], n = {f['n']}"
-        small += f"; void: {f['reason']}" if f["void"] else f"; bar {f['bar']}"
+        bar = f"bar {f['bar']}".replace(" ", NBSP)
+        small += "; void, see Bars" if f["void"] else f"; {bar}"
         mark = "weak" if f["void"] else "below" if f["passed"] is False else ""
         yield _times(f["median"]), what, small, mark
 

@@ -6,10 +6,11 @@ Why: both reports must say the same. Pure.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.compare.report.wording import number, said, spread
 from bench.compare.summary import Run, counting, cpu, wall
 
 Row = Sequence[str]
@@ -28,24 +29,6 @@ class Table:
 
 
 VERDICTS = {True: "holds", False: "below the bar", None: ""}
-
-
-def spread(values: Sequence[float], unit: str = "", digits: int = 3) -> str:
-    """Return ``median [least .. most]``."""
-    if not values:
-        return "–"
-    shown = [number(v, digits) for v in (statistics.median(values), min(values), max(values))]
-    return f"{shown[0]}{unit} [{shown[1]} .. {shown[2]}]"
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with so many significant digits, without an exponent."""
-    if value is None:
-        return "–"
-    if value == 0:
-        return "0"
-    text = f"{value:.{digits}g}"
-    return f"{float(text):.0f}" if "e" in text else text
 
 
 def bars(summary: Mapping[str, Any]) -> Table:
@@ -77,15 +60,19 @@ def workloads(run: Run) -> Iterator[Table]:
         yield Table(f"{w['name']}: {w['title']}", said(w), columns, rows)
 
 
-def said(w: Mapping[str, Any]) -> str:
-    """Return a workload in a sentence."""
-    how = "round by round in turn" if w["together"] else "one side after the other"
-    passes = f", {w['passes']} times over" if w["passes"] > 1 else ""
-    rounds = f"{w['rounds']} rounds a side, {how}{passes}, after {w['warm']} to warm up"
-    return (
-        f"{w['purpose'][0].upper()}{w['purpose'][1:]}: {w['clients']} clients, {w['title']}; "
-        f"updates arrive {w['arrive']}; {rounds}."
+def parts(run: Run) -> Table | None:
+    """Return what each part of the run took; None where nobody noted it."""
+    noted = run.get("parts") or ()
+    if not noted:
+        return None
+    rows = [(p["name"], number(p["expected"]), number(p["seconds"])) for p in noted]
+    whole, planned = (sum(p[k] for p in noted) for k in ("seconds", "expected"))
+    rows.append(("together", number(planned), number(whole)))
+    note = (
+        "Seconds from a part's beginning to its end, starts of sides included, beside what the "
+        "run was planned with."
     )
+    return Table("Where the time went", note, ("part", "expected, s", "took, s"), rows)
 
 
 def _side(side: Mapping[str, Any]) -> Row:
@@ -162,20 +149,6 @@ def simulated(run: Run) -> Table | None:
     return Table("Simulated and measured", note, columns, rows)
 
 
-def true_means(run: Run) -> str:
-    """Return which sides' means of true updates were compared with the training's, for people."""
-    found = [
-        f"{side}'s ({task}, off by {off:.1g} of the greatest weight)"
-        for task, sides in (run.get("true_means") or {}).items()
-        for side, off in sides.items()
-    ]
-    if not found:
-        return ""
-    return (
-        f" Means of different, true updates were compared with the training's: {', '.join(found)}."
-    )
-
-
 def stand_ins(run: Run) -> Table:
     """Return what of each side is not the real thing, and its versions."""
     found: dict[str, tuple[str, list[str], Mapping[str, str], str]] = {}
@@ -249,26 +222,3 @@ def references(run: Run) -> Table | None:
     note = "A ratio over a side whose path is below 0.8 of what is published for it is void."
     columns = ("side", "path", "here, MB/s", "published, MB/s", "share")
     return Table("Are the baselines good enough?", note, columns, rows, marks)
-
-
-def noise(run: Run) -> str:
-    """Return how much rounds of one side differ, for people."""
-    found = [
-        (max(values) - min(values)) / statistics.median(values)
-        for w in run["workloads"]
-        if not w["sizes"]
-        for s in w["sides"].values()
-        if len(values := _values(s, wall)) > 1
-    ]
-    load = run["machine"]["load"]
-    busy = f"; a load of {load} by others when it began" if load >= 0.25 else ""
-    if not found:
-        return f"one round a side says nothing of its spread{busy}"
-    return (
-        f"rounds of one side differ by {100 * statistics.median(found):.0f} % from the quickest to "
-        f"the slowest (median over sides and workloads){busy}"
-    )
-
-
-def _values(side: Mapping[str, Any], of: Callable[[Mapping[str, Any]], float]) -> list[float]:
-    return [of(r) for r in counting(side)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -69,6 +70,17 @@ class _Client:
         order = json.dumps({"round": round_, "goal": goal, "parent": parent}).encode()
         self._channels[address].unary_unary(protocol.OPEN)(order, timeout=PATIENCE)
         return {"opened": True}
+
+    def take(self, path: str) -> dict[str, Any]:
+        """Send the document at ``path`` from now on."""
+        self._messages = prepare(Path(path).read_bytes())
+        return {"taken": True}
+
+    def keep(self, address: str, version: int, length: int, path: str) -> dict[str, Any]:
+        """Write the first ``length`` bytes of the model to ``path``; else as :meth:`model`."""
+        told = self.model(address, version, [[0, length]])
+        Path(path).write_bytes(bytes.fromhex(told.pop("bytes")))
+        return told
 
     def model(self, address: str, version: int, ranges: list[list[int]]) -> dict[str, Any]:
         """Return when (CLOCK_MONOTONIC) the model was read, its Σ of samples, and the bytes."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import tempfile
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -94,16 +96,44 @@ class Serverful:
 
     def play(self, updates: int | None = None) -> Round:
         """Play a round; the plan is told before it starts, as connections are made before it."""
-        clients = self._clients[: updates if updates is not None else self._load.clients]
+        number = self._load.clients if updates is None else updates
+        looked_at = mean.places(len(self._floats))
+        ranges = [[4 * i, 4] for i in looked_at]
+        samples = [mean.samples(i) for i in range(number)]
+        done, model = self._play(samples, do="model", ranges=ranges)
+        found = np.frombuffer(bytes.fromhex(model["bytes"]), np.float32)
+        mean.check(self.name, self._floats[looked_at], found)
+        mean.check_samples(self.name, model["samples"], number)
+        return done
+
+    def play_true(self, documents: Sequence[bytes], samples: Sequence[int]) -> tuple[Round, bytes]:
+        """Play a round in which client *i* sends ``documents[i]``, of ``samples[i]`` samples.
+
+        All have the length of the system's document. Returns the mean as well, a safetensors
+        document; its whole way out is in the round's time. Documents go by files: no payload goes
+        over the wires.
+        """
+        with tempfile.TemporaryDirectory(prefix="lifl-serverful-") as directory:
+            for i, document in enumerate(documents):
+                path = Path(directory) / f"{i}"
+                path.write_bytes(document)
+                _ask(self._clients[i], "take", path=str(path))
+            path = Path(directory) / "mean"
+            asked = {"length": self._floats.nbytes, "path": str(path)}
+            try:
+                done, _ = self._play(samples, do="keep", **asked)
+                return done, self._header + path.read_bytes()
+            finally:
+                path.write_bytes(self._document)
+                for client in self._clients[: len(documents)]:
+                    _ask(client, "take", path=str(path))
+
+    def _play(self, samples: Sequence[int], **asked: Any) -> tuple[Round, dict[str, Any]]:
+        """Play a round of so many clients; return it with what the reader, so asked, answered."""
+        clients = self._clients[: len(samples)]
         self._round += 1
         top = self._open(len(clients))
-        looked_at = mean.places(len(self._floats))
-        self._reader.tell(
-            do="model",
-            address=top,
-            version=self._round,
-            ranges=[[4 * i, 4] for i in looked_at],
-        )
+        self._reader.tell(address=top, version=self._round, **asked)
         start = time.monotonic()
         for i, client in enumerate(clients):
             client.tell(
@@ -111,18 +141,16 @@ class Serverful:
                 address=self._addresses[i // FAN_IN],
                 at=start + self._load.arrivals[i],
                 round_=self._round,
-                samples=float(mean.samples(i)),
+                samples=float(samples[i]),
             )
         *sent, model = self._hear([*clients, self._reader])
-        found = np.frombuffer(bytes.fromhex(model["bytes"]), np.float32)
-        mean.check(self.name, self._floats[looked_at], found)
-        mean.check_samples(self.name, model["samples"], len(clients))
-        return Round(
+        done = Round(
             wall=model["read"] - start,
             last_byte=max(s["last_byte"] for s in sent) - start,
             updates=len(clients),
             marks={"leaves_summed": max(s["summed"] for s in sent) - start},
         )
+        return done, model
 
     def _open(self, updates: int) -> str:
         """Tell the aggregators of a round what to wait for; return the top's address."""

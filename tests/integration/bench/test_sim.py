@@ -12,13 +12,18 @@ import pytest
 from bench.compare import arrivals, lifl, serverful
 from bench.compare.api import Load
 from bench.compare.groups import open_group
-from bench.compare.runner import Played, Runner, Side
+from bench.compare.outcome import Played, Side
+from bench.compare.runner import Runner
 from bench.compare.workloads import Workload
-from bench.sim import calibrate, validate
+from bench.sim import validate
 from bench.sim.costs import Aggregator, Client, Costs, Hop
+from bench.sim.effort import Effort
+from bench.sim.hop_costs import stream_costs
+from bench.sim.platform_costs import platform_costs
 
 SIZES = (2_000_000, 20_000_000)
 MODEL = "20000kb"
+EFFORT = Effort(rounds=3, nodes=False)
 FACTOR = 3.0
 """Others may keep the machine busy while tests run: what is tested is not how exact it is."""
 
@@ -42,12 +47,12 @@ class Silent:
 
 @pytest.fixture(scope="module")
 def costs() -> Costs:
-    parts, client, sum_per_byte = calibrate.platform_costs(SIZES, rounds=3, nodes=False)
+    parts, client, sum_per_byte = platform_costs(SIZES, EFFORT)
     return Costs(
         client=Client(client),
         aggregator=Aggregator(start=0.3, start_wait=0.1, sum_per_byte=sum_per_byte),
         lifl=parts,
-        serverful=calibrate.stream_costs(SIZES, rounds=3),
+        serverful=stream_costs(SIZES, EFFORT),
         vanilla=Hop(fixed=0.0, per_byte=0.0, send_per_byte=0.0, serial=0.0),
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.compare import arrivals, lifl, shapes, training
+from bench.compare import arrivals, lifl, models, shapes
 from bench.compare.api import Load
 from bench.compare.groups import open_group
 
@@ -38,13 +38,13 @@ def test_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _check_true_updates(side: lifl.Lifl, document: bytes) -> None:
-    base = training.arrays_of(document)
+    base = models.arrays_of(document)
     updates = [{name: a * np.float32(i + 1) for name, a in base.items()} for i in range(3)]
-    documents = [training.document_of(u) for u in updates]
+    documents = [models.document_of(u) for u in updates]
     done, model = side.play_true(documents, [5, 3, 1])
     assert done.updates == 3
-    expected = training.document_of(training.average(updates, [5, 3, 1]))
-    assert training.same(model, expected) < 1e-6
+    expected = models.document_of(models.average(updates, [5, 3, 1]))
+    assert models.same(model, expected) < 1e-6
 
 
 @pytest.mark.usefixtures("no_leaks")

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import psutil
 
-from bench.compare import arrivals, lifl, report, runner
+from bench.compare import arrivals, lifl, report
 from bench.compare.api import Group, Load
 from bench.compare.groups import open_group
-from bench.compare.runner import Played, Runner, Side
+from bench.compare.machine import machine
+from bench.compare.outcome import Played, Side
+from bench.compare.runner import Runner
 from bench.compare.workloads import Workload
 
 
@@ -66,7 +68,7 @@ def test_two_sides_to_a_report(tmp_path: Path) -> None:
         {"lifl": _eager, "serverful": _lazy},
         open_group,
         watcher,
-        about={"machine": runner.machine(), "quick": True},
+        about={"machine": machine(), "quick": True},
     )
     before = _alive()
     made.run(workload)

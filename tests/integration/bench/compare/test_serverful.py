@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.compare import mean
+from bench.compare import mean, models
 from bench.compare.api import Load
 from bench.compare.crew import Crew
 from bench.compare.groups import open_group
@@ -32,6 +32,22 @@ def test_rounds_of_all_and_of_some_clients(no_leaks, clients):
             assert 0 < played.last_byte <= played.wall < 10
         assert group.usage().since(before).cpu > 0
         assert not group.left
+
+
+def test_true_updates_that_differ_have_their_mean(no_leaks):
+    document = model_document(BYTES)
+    base = models.arrays_of(document)
+    updates = [{name: a * np.float32(i - 1) for name, a in base.items()} for i in range(5)]
+    samples = [5, 3, 1, 7, 2]
+    with open_group("serverful") as group, make(load(5), group, document) as system:
+        system.play()
+        documents = [models.document_of(u) for u in updates]
+        played, found = system.play_true(documents, samples)
+        assert played.updates == 5
+        expected = models.document_of(models.average(updates, samples))
+        assert models.same(found, expected) < 1e-6
+        assert models.same(system.play_true(documents[3:], [1, 1])[1], found) > 0.1
+        system.play()  # the document it was made with again: the mean is checked
 
 
 def test_arrivals_are_kept(no_leaks):

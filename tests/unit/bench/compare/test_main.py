@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from bench.compare import __main__ as command
-from bench.compare import training, workloads
+from bench.compare import trained, training, workloads
 from bench.compare.auditing import hops
-from bench.compare.training import Record, Task
+from bench.compare.trained import Record, Task
 
 
 class NothingPlayed:
@@ -67,6 +67,22 @@ def test_the_full_run_has_all_workloads(runner: type[NothingPlayed], tmp_path: P
     arguments = ["--workloads", "burst", "poisson", "diurnal", "ablation"]
     command.main([*arguments, "--out", str(tmp_path)])
     assert _names(runner) == [w.name for w in workloads.full()]
+    parts = runner.last.others["parts"]
+    assert [p["name"] for p in parts] == _names(runner)
+    assert all(p["expected"] > 0 and p["seconds"] >= 0 for p in parts)
+
+
+def test_when_time_is_over_it_is_told_what_was_not_run(
+    runner: type[NothingPlayed], tmp_path: Path
+) -> None:
+    arguments = ["--quick", "--workloads", "burst", "poisson", "--max-seconds", "110"]
+    assert command.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert _names(runner) == ["burst-8x45mb", "poisson-8x45mb"]
+    arguments[-1] = "60"
+    assert command.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert _names(runner) == ["poisson-8x45mb"]
+    assert runner.last.others["lost"]["burst-8x45mb"].startswith("time was over: 0 of 60 s")
+    assert "time was over" in (tmp_path / "report.md").read_text()
 
 
 def test_a_part_that_fails_costs_the_others_nothing(
@@ -114,7 +130,7 @@ def test_training_that_misses_its_target_is_told(
     task = Task("digits", "a trial", "digits", 2, 1, 1.0, 0.9)
     row = {"clients": 2, "accuracy": 0.5, "loss": 1.0, "seconds": [0.1, 0.2]}
     monkeypatch.setattr(training, "record", lambda *_, **__: Record(task, [row], ""))
-    monkeypatch.setattr(training, "true_updates", lambda path: ([b""], [1], b""))
+    monkeypatch.setattr(trained, "true_updates", lambda path: ([b""], [1], b""))
     assert command.main(["--quick", "--workloads", "train", "--out", str(tmp_path)]) == 2
     assert "90% was not reached" in runner.last.others["lost"]["train-digits"]
 

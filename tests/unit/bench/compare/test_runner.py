@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from bench.compare import arrivals, runner
+from bench.compare import arrivals
 from bench.compare.api import Load, Reference, Round, Usage
-from bench.compare.runner import Absent, Runner
+from bench.compare.outcome import Outcome, Played, Side
+from bench.compare.runner import Runner
+from bench.compare.sides import Absent
 from bench.compare.workloads import FACTORS, Workload
 
 LOAD = Load("trial", "1000kb", 2, arrivals.burst(2))
@@ -75,7 +77,7 @@ class Heard:
     def begin(self, workload: Workload, sides: Sequence[str], plays: int) -> None:
         self.plays = plays
 
-    def played(self, side: runner.Side, played: runner.Played) -> None:
+    def played(self, side: Side, played: Played) -> None:
         self.told += 1
 
     def lost(self, side: str, why: str) -> None:
@@ -95,14 +97,14 @@ def factors(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-Run = Callable[..., tuple[runner.Outcome, Heard, Runner]]
+Run = Callable[..., tuple[Outcome, Heard, Runner]]
 
 
 @pytest.fixture
 def run(tmp_path: Path, log: list[str], factors: None) -> Run:
     def play(
         makers: dict[str, Any], *, load: Load = LOAD, **options: Any
-    ) -> tuple[runner.Outcome, Heard, Runner]:
+    ) -> tuple[Outcome, Heard, Runner]:
         heard = Heard()
 
         @contextlib.contextmanager
@@ -170,6 +172,17 @@ def test_slow_sides_play_fewer_rounds(run: Run, log: list[str]) -> None:
     assert len(outcome.sides["a"].counting()) == 3
     assert len(outcome.sides["b"].counting()) == 1
     assert heard.plays == heard.told == 6
+
+
+def test_cold_sides_have_no_warm_up(run: Run, log: list[str], tmp_path: Path) -> None:
+    makers = {"a": _side("a", log), "b": _side("b", log)}
+    outcome, heard, _ = run(makers, rounds=2, cold=("b",), few={"b": 1}, titles={"b": "+x +y"})
+    assert [p.index for p in outcome.sides["a"].rounds] == [-1, 0, 1]
+    assert [p.index for p in outcome.sides["b"].rounds] == [0]
+    assert heard.plays == heard.told == 4
+    (kept,) = json.loads((tmp_path / "rounds.json").read_text())["workloads"]
+    assert (kept["cold"], kept["few"]) == (["b"], {"b": 1})
+    assert [side["title"] for side in kept["sides"].values()] == ["A side", "+x +y"]
 
 
 def test_a_failure_costs_the_others_nothing(run: Run, log: list[str], tmp_path: Path) -> None:
@@ -242,20 +255,6 @@ def test_alone_a_side_is_charged_for_what_it_does_between_rounds(run: Run, log: 
     side = outcome.sides["a"]
     assert [p.usage.user for p in side.counting()] == [2.0, 2.0]
     assert side.idle_cpu == 1.0
-
-
-def test_makers_have_every_side() -> None:
-    found = runner.makers()
-    assert {"lifl", "lifl-socket", "serverful", "vanilla", "flower", "nvflare"} <= set(found)
-    assert [n for n in found if n.startswith("step-")] == [
-        *("step-0-base", "step-1-placement", "step-2-hierarchy", "step-3-reuse", "step-4-eager")
-    ]
-
-
-def test_a_peer_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.compare.peer.ROOT", Path("/nonexistent"))
-    with pytest.raises(Absent, match="scripts/peers flower"):
-        runner.makers()["flower"](LOAD, FakeGroup(), b"")
 
 
 def test_a_side_is_asked_once_how_good_its_path_is(run: Run, log: list[str]) -> None:

@@ -31,6 +31,53 @@ def test_keys_and_bars_are_the_issues(run: dict[str, Any]) -> None:
     assert all({"median", "min", "max", "n", "passed", "void"} <= f.keys() for f in found.values())
 
 
+def _whole(run: dict[str, Any], side: Any) -> None:
+    """Make a run in which everything with a bar was measured."""
+    played = run["workloads"][0]["sides"]
+    played |= {name: side(name, [10.0, 12.0, 11.0], cpu=5.0) for name in ("flower", "nvflare")}
+    run["workloads"][2]["sides"]["vanilla"] = side("vanilla", [3.0, 4.0], cpu=4.0)
+    keys = [k for k in ISSUE if k.startswith("handoff")]
+    run["handoff"] = {key: {"samples": [13.0, 14.0, 15.0], "void": ""} for key in keys}
+    run["sim"] = {"samples": [0.1, 0.2, 0.12]}
+
+
+def test_every_bar_has_a_median_its_spread_and_a_verdict(run: dict[str, Any], side: Any) -> None:
+    _whole(run, side)
+    found = summary.build(run)
+    for key, bar in ISSUE.items():
+        figure = found[key]
+        assert figure["bar"] == bar
+        assert figure["min"] <= figure["median"] <= figure["max"]
+        assert figure["n"] >= 2
+        assert figure["passed"] is not None
+        assert figure["void"] is False
+        assert isinstance(figure["reason"], str)
+
+
+def test_every_bar_that_is_not_measured_has_a_reason(run: dict[str, Any]) -> None:
+    run |= {"workloads": [], "trainings": {}, "lost": {}}
+    found = summary.build(run)
+    for key in ISSUE:
+        assert found[key]["median"] is None
+        assert found[key]["passed"] is None
+        assert found[key]["reason"]
+
+
+def test_every_ratio_can_be_void(run: dict[str, Any], side: Any) -> None:
+    _whole(run, side)
+    reference = {"path": "a hop", "measured": 70.0, "published": 100.0, "holds": False}
+    for name in ("serverful", "vanilla", "flower", "nvflare"):
+        run["workloads"][0]["sides"][name]["references"] = [reference]
+    for key in ISSUE:
+        if key.startswith("handoff"):
+            run["handoff"][key]["void"] = "the way by value reached 70 MB/s"
+    found = summary.build(run)
+    for key in ISSUE.keys() - {"sim_error"}:
+        assert found[key]["void"] is True
+        assert found[key]["passed"] is None
+        assert "70 MB/s" in found[key]["reason"]
+
+
 def test_a_ratio_is_of_pairs_of_rounds(run: dict[str, Any]) -> None:
     found = summary.build(run)["round_serverful_over_lifl"]
     assert found["median"] == pytest.approx(2.0)

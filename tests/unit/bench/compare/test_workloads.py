@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.compare import arrivals, runner, workloads
+from bench.compare import arrivals, sides, workloads
 from bench.compare.api import Load
 from bench.compare.summary import ROUND
 from bench.compare.workloads import Workload
@@ -19,7 +19,7 @@ def test_sides_are_known_and_names_differ(made: object) -> None:
     assert len(set(names)) == len(names)
     assert ROUND in names
     for w in found:
-        assert set(w.sides) <= set(runner.makers())
+        assert set(w.sides) <= set(sides.makers())
         assert set(w.few) <= set(w.sides)
         assert w.warm >= 1
         for side in w.sides:
@@ -36,8 +36,29 @@ def test_full_has_what_the_issue_asks_for() -> None:
     assert all(w.rounds * w.passes >= 5 for w in found)
 
 
-def test_quick_plays_three_rounds() -> None:
-    assert all(w.rounds * w.passes >= 3 for w in workloads.quick())
+def test_quick_plays_less_but_has_every_kind() -> None:
+    found = workloads.quick()
+    assert {w.name.partition("-")[0] for w in found} == {"burst", "poisson", "ablation"}
+    assert all(w.rounds * w.passes >= 2 for w in found)
+    (whole,) = [w for w in found if w.name == ROUND]
+    assert whole.rounds == 3
+
+
+def test_steps_that_are_left_out_are_named_by_the_next() -> None:
+    assert workloads.strides(workloads.STEPS) == {}
+    (ablation,) = [w for w in workloads.quick() if w.name.startswith("ablation")]
+    assert ablation.sides == ("step-0-base", "step-2-hierarchy", "step-4-eager")
+    assert ablation.titles == {
+        "step-2-hierarchy": "+placement +hierarchy",
+        "step-4-eager": "+reuse +eager",
+    }
+    assert ablation.cold == ("step-0-base", "step-2-hierarchy")
+
+
+def test_plays_are_warm_ups_and_rounds() -> None:
+    load = Load("x", "45mb", 3, arrivals.burst(3), sizes=(1, 3, 3))
+    w = Workload(load, ("a", "b"), "", "", rounds=3, passes=2, few={"b": 1}, cold=("b",))
+    assert (w.plays("a"), w.plays("b")) == ((3 + 2) * 2, 2)
 
 
 def test_the_round_that_bars_speak_of_has_all_their_sides() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -90,6 +91,36 @@ def test_every_plot_says_what_was_run_and_the_noise(written: Path) -> None:
         assert "rounds a side" in caption
         if plot not in ("Memory over time", "Time to accuracy"):
             assert "differ by 54 %" in caption
+
+
+def test_other_loads_come_after_the_round_that_the_head_speaks_of(
+    run: dict[str, Any], tmp_path: Path
+) -> None:
+    more = copy.deepcopy(run["workloads"][0])
+    run["workloads"].append(more | {"name": "burst-20x45mb", "clients": 20})
+    for played in run["workloads"][0]["sides"]["serverful"]["rounds"]:
+        played["created"] = 0
+    report.write(run, tmp_path, trainings=run["trainings"])
+    text = (tmp_path / "index.html").read_text()
+    heads = [f"<h2>Time to the global model{more}</h2>" for more in ("", ", other loads")]
+    first, other = (text[text.index(h) :].partition("</figure>")[0] for h in heads)
+    assert text.index(heads[0]) < text.index("<h2>Memory over time</h2>") < text.index(heads[1])
+    assert "burst, 20" in other
+    assert "burst, 20" not in first
+    started = text[text.index("<h2>Aggregators started") :].partition("</figure>")[0]
+    assert started.count("always-on gRPC server") == 2  # not in the first of three workloads
+    assert "Sides that keep the same processes" in started
+
+
+def test_a_void_figures_reason_is_not_in_the_way(run: dict[str, Any], tmp_path: Path) -> None:
+    reference = {"path": "a hop", "measured": 70.0, "published": 100.0, "holds": False}
+    run["workloads"][0]["sides"]["vanilla"]["references"] = [reference]
+    report.write(run, tmp_path)
+    text = (tmp_path / "index.html").read_text()
+    cards = text[text.index('<div class="cards">') : text.index("<figure>")]
+    assert "void, see Bars" in cards
+    assert "70 MB/s" not in cards
+    assert "70 MB/s on a hop" in text
 
 
 def test_strange_names_are_escaped(written: Path) -> None:

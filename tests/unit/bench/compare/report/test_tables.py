@@ -4,30 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from bench.compare import summary
 from bench.compare.report import tables
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (None, "–"),
-        (0, "0"),
-        (0.01234, "0.0123"),
-        (12.345, "12.3"),
-        (1234.5, "1230"),
-        (98765, "98800"),
-    ],
-)
-def test_numbers_have_three_digits_and_no_exponent(value: float | None, shown: str) -> None:
-    assert tables.number(value) == shown
-
-
-def test_spread() -> None:
-    assert tables.spread([1.0, 3.0, 2.0]) == "2 [1 .. 3]"
-    assert tables.spread([]) == "–"
 
 
 def test_bars_say_what_holds_and_what_does_not(run: dict[str, Any]) -> None:
@@ -57,6 +35,21 @@ def test_a_workload_says_what_was_run(run: dict[str, Any]) -> None:
     assert lifl[2] == "0.0625 [0.0625 .. 0.0625]"
     assert lifl[3:] == ("500", "3", "1", "10", "3")
     assert first.rows[-1][1] == "not run: run scripts/peers flower"
+
+
+def test_what_each_part_took_is_told(run: dict[str, Any]) -> None:
+    assert tables.parts(run) is None
+    run["parts"] = [
+        {"name": "burst-8x45mb", "expected": 100.0, "seconds": 88.4},
+        {"name": "sim", "expected": 30.0, "seconds": 40.0},
+    ]
+    found = tables.parts(run)
+    assert found is not None
+    assert found.rows == [
+        ("burst-8x45mb", "100", "88.4"),
+        ("sim", "30", "40"),
+        ("together", "130", "128"),
+    ]
 
 
 def test_what_is_left_out_is_told(run: dict[str, Any]) -> None:
@@ -114,11 +107,3 @@ def test_stand_ins_are_told_once_a_side(run: dict[str, Any]) -> None:
         *("The lifl side", "The lifl-socket side", "The serverful side", "The vanilla side")
     ]
     assert found.rows[0][1:] == ("loopback in place of a network", "lifl 1.2", "by control groups")
-
-
-def test_noise(run: dict[str, Any]) -> None:
-    # of the two plain workloads: 1, 1, 2/3, 0.2, and the steps' 0.5/2.2 and 0.5/1.2
-    assert "differ by 54 %" in tables.noise(run)
-    assert "by others" not in tables.noise(run)
-    run["machine"]["load"] = 1.5
-    assert "a load of 1.5 by others" in tables.noise(run)

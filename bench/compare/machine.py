@@ -1,0 +1,32 @@
+"""What a reader must know of the machine that measured.
+
+Why: figures of different machines, or of a busy one, are not to be compared; so each file of
+results says where it is from.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+def machine() -> dict[str, Any]:
+    """Return what a reader must know of this machine, and how busy others keep it."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        os.uname().machine,
+    )
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "kernel": os.uname().release,
+        "load": round(os.getloadavg()[0], 2),
+    }
