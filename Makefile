@@ -20,8 +20,11 @@ $(STAMP): pyproject.toml constraints.txt scripts/setup
 demo: $(STAMP) ## the main job: 10 clients train a CNN on digits, without IID data, to 95 %
 	@$(BIN)/python examples/digits/demo.py
 
+# Compiled once: what the tests start are some hundred processes. On one worker whole platforms, one
+# after the other; on the other everything else (tests/conftest.py).
 test: check ## lint, types, import rules, then all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m compileall -q lifl functions controller ebpf bench
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test-kube: $(STAMP) ## tests at a real Kubernetes API server (made once from Debian's source package)
 	@scripts/kube-assets >/dev/null
