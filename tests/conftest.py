@@ -24,12 +24,17 @@ OTHERS = "lifl-kube-"
 SETTLE_SECONDS = 3.0
 """How long a worker of this session that runs beside this one may keep a file in ``/dev/shm``."""
 REQUIRE_EBPF = os.environ.get("LIFL_REQUIRE_EBPF") == "1"
-ALONE = tuple(
-    f"tests/{start}"
-    for start in ("e2e", "integration/bench", "integration/test_agent", "integration/test_loader",
-                  "integration/test_platform", "integration/test_switch")
-)  # fmt: skip
-"""Tests that run whole platforms or count the kernel's objects: never two of them at once."""
+ALONE = (
+    "tests/e2e/",
+    "tests/integration/bench/",
+    "tests/integration/test_agent",
+    "tests/integration/test_aggregator_knative",
+    "tests/integration/test_gateway_serving",
+    "tests/integration/test_loader",
+    "tests/integration/test_platform",
+    "tests/integration/test_switch",
+)
+"""Tests of whole platforms, of the kernel's objects, of seconds: never two of them at once."""
 
 
 @pytest.hookimpl(optionalhook=True)
