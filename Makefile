@@ -3,6 +3,9 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
+# With bytecode kept: tests start hundreds of processes, and each would compile us anew.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
+WORKERS := -n 2 --dist loadscope --no-loadscope-reorder
 STAMP := $(VENV)/.setup-stamp
 
 export PYTHONDONTWRITEBYTECODE := 1
@@ -20,15 +23,17 @@ $(STAMP): pyproject.toml constraints.txt scripts/setup
 demo: $(STAMP) ## the main job: 10 clients train a CNN on digits, without IID data, to 95 %
 	@$(BIN)/python examples/digits/demo.py
 
+# One worker runs whole platforms, the other everything else (tests/conftest.py).
 test: check ## lint, types, import rules, then all tests
-	@$(BIN)/python -m pytest
+	@$(PYTEST) $(WORKERS)
 
+# Each worker has an API server of its own; a cluster that is given there is only one of.
 test-kube: $(STAMP) ## tests at a real Kubernetes API server (made once from Debian's source package)
 	@scripts/kube-assets >/dev/null
-	@$(BIN)/python -m pytest tests/kube
+	@$(PYTEST) tests/kube $(if $(KUBECONFIG),,$(WORKERS))
 
 test-cluster: $(STAMP) ## tests on the cluster of KUBECONFIG (docs/cluster-run.md says what to set)
-	@$(BIN)/python -m pytest tests/cluster -s
+	@$(PYTEST) tests/cluster -s
 
 check: $(STAMP) ## ruff, mypy (strict), import linter
 	@$(BIN)/ruff check .

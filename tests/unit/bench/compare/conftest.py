@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,9 +76,9 @@ def workload() -> Callable[..., Made]:
     return _workload
 
 
-@pytest.fixture
-def run() -> Made:
-    """Return a run in which three sides were played and one was not installed."""
+@pytest.fixture(scope="session")
+def pristine() -> Made:
+    """Return a run in which three sides were played, one was not installed; not to be changed."""
     sides = {
         "lifl": _side("lifl", [0.2, 0.2, 0.4], cpu=0.5),
         "lifl-socket": _side("lifl-socket", [0.2, 0.2, 0.4], cpu=0.5),
@@ -124,3 +125,9 @@ def run() -> Made:
             ),
         ],
     }
+
+
+@pytest.fixture
+def run(pristine: Made) -> Made:
+    """Return a run like ``pristine`` of the test's own."""
+    return copy.deepcopy(pristine)

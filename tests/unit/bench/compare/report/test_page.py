@@ -43,10 +43,11 @@ class Tree(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.fixture
-def written(run: dict[str, Any], tmp_path: Path) -> Path:
-    report.write(run, tmp_path, trainings=run["trainings"])
-    return tmp_path
+@pytest.fixture(scope="module")
+def written(pristine: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report")
+    report.write(copy.deepcopy(pristine), path, trainings=pristine["trainings"])
+    return path
 
 
 def test_the_page_needs_nothing_else(written: Path) -> None:
