@@ -80,10 +80,20 @@ class Clients:
 
 
 def head(
-    host: str, port: int, path: str, nbytes: int, headers: dict[str, str] | None = None
+    host: str,
+    port: int,
+    path: str,
+    nbytes: int,
+    headers: dict[str, str] | None = None,
+    *,
+    name: str = "",
 ) -> bytes:
-    """Return the head of a POST of ``nbytes`` that closes the connection afterwards."""
-    lines = [f"POST {path} HTTP/1.1", f"Host: {host}:{port}", f"Content-Length: {nbytes}"]
+    """Return the head of a POST of ``nbytes`` that closes the connection afterwards.
+
+    ``name`` is the Host to ask for where that is not who is connected to.
+    """
+    lines = [f"POST {path} HTTP/1.1", f"Host: {name or f'{host}:{port}'}"]
+    lines += [f"Content-Length: {nbytes}"]
     lines += ["Content-Type: application/vnd.safetensors", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
