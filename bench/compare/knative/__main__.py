@@ -84,7 +84,7 @@ def _play(args: argparse.Namespace, settings: Settings, kube: Kube, model: str) 
             Knative(load, document, replace(settings, from_zero=zero, namespace=home), kube)
         )
     _tell(f"{load.name}: {len(document) / 1e6:.1f} MB an update")
-    return player.run(sides, args.rounds, args.warm)
+    return player.run(sides, args.rounds, args.warm, args.turns)
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -142,8 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--models", nargs="+", type=_model, default=["45mb"], metavar="MODEL",
         help="digits, 45mb, 85mb, 233mb or such as 1000kb; default: 45mb")  # fmt: skip
     add("--clients", type=int, default=8, help="default: 8")
-    add("--rounds", type=int, default=5, help="default: 5")
-    add("--warm", type=int, default=1, help="rounds before those that count; default: 1")
+    add("--rounds", type=int, default=5, help="in a row, of each side's turn; default: 5")
+    add("--turns", type=int, default=2, help="of each side; default: 2")
+    add("--warm", type=int, default=1, help="a turn's first rounds do not count; default: 1")
     add("--fan-in", type=int, default=2, help="updates a leaf; default: 2")
     add("--image", default="", help="default: $LIFL_REGISTRY/aggregator:$LIFL_TAG")
     add("--namespace", default=NAMESPACE, help=f"made and deleted; default: {NAMESPACE}")

@@ -60,6 +60,7 @@ class ClusterLifl:
 
     name = "lifl"
     title = "LIFL, cluster"
+    block = 0
     stand_ins: Sequence[str] = (
         "clients come by the installation's own way in, without TLS, with tokens; each asks for "
         "its work before the round is timed",

@@ -1,8 +1,9 @@
-"""Plays sides of a cluster in turn and keeps what was seen.
+"""Plays sides of a cluster in turn, some rounds each, and keeps what was seen.
 
-Why: all sides are up at once and play round by round (A B A B …), so that a slow minute does not
-fall on one of them alone; what one side cannot do costs the others nothing. CPU is read before and
-after each round, when every kubelet has read its pods anew. It must not know what a side is.
+Why: all sides are up at once and take turns (A A A B B B, and again), so that a slow minute does
+not fall on one of them alone; what one side cannot do costs the others nothing. CPU is read before
+and after a *block* of rounds, when every kubelet has read its pods anew, for such a reading is too
+coarse for one round. It must not know what a side is.
 """
 
 from __future__ import annotations
@@ -10,25 +11,29 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from bench.compare.api import Load, Round
-from bench.compare.knative.usage import Meter, Sample, Spent, spent
+from bench.compare.knative.usage import Meter, Spent, spent
 
 Tell = Callable[[str], None]
 
 
 class ClusterSide(Protocol):
-    """An ``api.System`` on a cluster: ``pods`` are its aggregators' now."""
+    """An ``api.System`` on a cluster; ``pods`` are its aggregators' now.
+
+    ``block`` is after how many rounds CPU is read at the latest (0: after all of a turn).
+    """
 
     name: str
     title: str
     stand_ins: Sequence[str]
     versions: Mapping[str, str]
+    block: int
 
     def __enter__(self) -> Self:
         """Deploy it."""
@@ -49,24 +54,31 @@ class ClusterSide(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
-    """One round: ``index`` -1 is a warm-up; CPU over ``interval`` seconds around it."""
+class Block:
+    """Rounds in a row, and the CPU of ``interval`` seconds from before the first to after the last.
 
-    index: int
-    round: Round
-    cpu: Spent
+    ``cpu`` is None if a side failed within it.
+    """
+
+    rounds: Sequence[Round]
+    cpu: Spent | None
     interval: float
 
 
 @dataclass(slots=True)
 class Side:
-    """What one side did."""
+    """What one side did; rounds that were warm-ups are in no block."""
 
     title: str
     stand_ins: Sequence[str]
     versions: Mapping[str, str] = field(default_factory=dict)
-    rounds: list[Played] = field(default_factory=list)
+    warm_ups: list[Round] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     failed: str = ""
+
+    def rounds(self) -> list[Round]:
+        """Return the rounds that count."""
+        return [r for b in self.blocks for r in b.rounds]
 
 
 @dataclass(slots=True)
@@ -79,23 +91,19 @@ class Seen:
     idle: Spent = field(default_factory=lambda: Spent({}, 0.0))
     idle_seconds: float = 0.0
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what stands in ``rounds.json``."""
-        found = asdict(self)
-        for side in found["sides"].values():
-            side["rounds"] = [each | each.pop("round") for each in side["rounds"]]
-        return found
-
 
 class Player:
-    """Plays ``sides`` on one load; ``tell`` hears how it goes."""
+    """Plays sides on one load; ``tell`` hears how it goes."""
 
     def __init__(self, load: Load, nbytes: int, meter: Meter, tell: Tell) -> None:
         self.seen = Seen(load, nbytes)
         self._meter, self._tell = meter, tell
 
-    def run(self, sides: Sequence[ClusterSide], rounds: int, warm: int) -> Seen:
-        """Deploy all, play them in turn, take them off; a side that fails is left out."""
+    def run(self, sides: Sequence[ClusterSide], rounds: int, warm: int, turns: int = 1) -> Seen:
+        """Deploy all, let each play ``turns`` times ``rounds`` rounds, take them off.
+
+        Before a turn come ``warm`` rounds that do not count. A side that fails is left out.
+        """
         with contextlib.ExitStack() as stack:
             up: dict[str, ClusterSide] = {}
             for side in sides:
@@ -105,35 +113,43 @@ class Player:
                     stack.enter_context(side)
                     self.seen.sides[side.name].versions = dict(side.versions)
                     up[side.name] = side
-            before, since = self._idle() if up else ({}, 0.0)
-            for index in [-1] * warm + list(range(rounds)):
-                for side in list(up.values()):
+            if up:
+                before, since = self._meter.fresh(), time.monotonic()
+                self.seen.idle = spent(before, self._meter.fresh())
+                self.seen.idle_seconds = time.monotonic() - since
+            for side in list(up.values()) * turns:
+                if side.name in up:
                     with self._kept(side, up):
-                        before, since = self._play(side, index, before, since)
+                        self._turn(side, rounds, warm)
         return self.seen
 
-    def _idle(self) -> tuple[Sample, float]:
-        before, since = self._meter.fresh(), time.monotonic()
-        after, now = self._meter.fresh(), time.monotonic()
-        self.seen.idle, self.seen.idle_seconds = spent(before, after), now - since
-        return after, now
+    def _turn(self, side: ClusterSide, rounds: int, warm: int) -> None:
+        seen = self.seen.sides[side.name]
+        for _ in range(warm):
+            seen.warm_ups.append(self._round(side, "warm-up"))
+        size = side.block or rounds
+        for first in range(0, rounds, size):
+            self._block(side, seen, min(size, rounds - first))
 
-    def _play(
-        self, side: ClusterSide, index: int, before: Sample, since: float
-    ) -> tuple[Sample, float]:
+    def _block(self, side: ClusterSide, seen: Side, rounds: int) -> None:
+        before, since = self._meter.fresh(_names(side)), time.monotonic()
+        done: list[Round] = []
+        cpu = None
+        try:
+            for _ in range(rounds):
+                done.append(self._round(side, f"round {len(seen.rounds()) + len(done) + 1}"))
+            cpu = spent(before, self._meter.fresh(_names(side)))
+        finally:
+            seen.blocks.append(Block(done, cpu, time.monotonic() - since))
+        self._tell(f"{side.name}: {cpu.whole:.1f} CPU s in {time.monotonic() - since:.0f} s")
+
+    def _round(self, side: ClusterSide, which: str) -> Round:
         done = side.play()
-        pods = {p["metadata"]["name"] for p in side.pods() if _running(p)}
-        after, now = self._meter.fresh(pods), time.monotonic()
-        used = spent(before, after)
-        self.seen.sides[side.name].rounds.append(Played(index, done, used, now - since))
-        self._tell(
-            f"{side.name} {'warm-up' if index < 0 else f'round {index}'}: {done.wall:.3f} s, "
-            f"{done.created} pods made, {used.whole:.2f} CPU s in {now - since:.0f} s"
-        )
-        return after, now
+        self._tell(f"{side.name} {which}: {done.wall:.3f} s, {done.created} pods made")
+        return done
 
     @contextlib.contextmanager
-    def _kept(self, side: ClusterSide, up: dict[str, ClusterSide]) -> Any:
+    def _kept(self, side: ClusterSide, up: dict[str, ClusterSide]) -> Iterator[None]:
         """Note what a side raises, and go on without it."""
         try:
             yield
@@ -146,13 +162,17 @@ class Player:
 def write(out: Path, about: Mapping[str, Any], runs: Sequence[Seen], text: str) -> None:
     """Write ``rounds.json`` and ``table.md`` into ``out``, each whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
-    whole = {**about, "workloads": [seen.to_json() for seen in runs]}
+    whole = {**about, "workloads": [asdict(seen) for seen in runs]}
     for name, content in (("rounds.json", json.dumps(whole, indent=1) + "\n"), ("table.md", text)):
         part = out / f"{name}.part"
         part.write_text(content)
         part.replace(out / name)
 
 
-def _running(pod: Mapping[str, Any]) -> bool:
-    there = pod["status"].get("phase") == "Running"
-    return there and "deletionTimestamp" not in pod["metadata"]
+def _names(side: ClusterSide) -> set[str]:
+    """Return the pods of a side that run, whose CPU has to be in a reading."""
+    return {
+        p["metadata"]["name"]
+        for p in side.pods()
+        if p["status"].get("phase") == "Running" and "deletionTimestamp" not in p["metadata"]
+    }

@@ -50,6 +50,7 @@ class Knative:
         self.stand_ins: Sequence[str] = _stand_ins(settings)
         self.versions: Mapping[str, str] = {"python": platform.python_version()}
         self.namespace = settings.namespace
+        self.block = 1 if zero else 0  # its pods end between rounds, and their CPU with them
         self._load, self._document, self._settings = load, document, settings
         self._kube = kube or Kube()
         self._leaves = events.leaves(max(load.sizes or (load.clients,)), settings.fan_in)

@@ -5,10 +5,11 @@ Why: ``rounds.json`` has every round; this has medians with their spread, failur
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 
 from bench.compare import shapes
-from bench.compare.knative.play import Played, Seen, Side
+from bench.compare.knative.play import Block, Seen, Side
 from bench.compare.report.tables import number, spread
 
 COLUMNS = (
@@ -23,9 +24,10 @@ COLUMNS = (
 )
 NOTE = (
     "Medians [least .. most]. A round lasts from the first client's start until the new model is "
-    "there. CPU is of all pods in the namespaces named, from one reading of the kubelets to the "
-    "next around each round, so it holds what they spend idle in that time; *above idle* takes "
-    "off what the same namespaces spent while nobody played. Clients and the harness are not in it."
+    "there. CPU is of all pods in the namespaces named, over a block of rounds in a row, from one "
+    "reading of the kubelets to the next, so it holds what they spend idle in that time; *above "
+    "idle* takes off what the same namespaces spent while nobody played. Clients and the harness "
+    "are not in it."
 )
 
 
@@ -44,33 +46,37 @@ def render(about: Mapping[str, object], runs: Sequence[Seen]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def above_idle(played: Played, seen: Seen) -> float:
-    """Return a round's CPU seconds less what the cluster spends in that time anyway."""
+def above_idle(block: Block, seen: Seen) -> float:
+    """Return CPU seconds a round, less what the cluster spends in that time anyway."""
+    assert block.cpu is not None
     rate = seen.idle.whole / seen.idle_seconds if seen.idle_seconds else 0.0
-    return played.cpu.whole - rate * played.interval
+    return (block.cpu.whole - rate * block.interval) / len(block.rounds)
 
 
 def _row(side: Side, seen: Seen) -> list[str]:
-    rounds = [p for p in side.rounds if p.index >= 0]
+    rounds = side.rounds()
     if not rounds:
         return [side.title, f"failed: {_cell(side.failed)}", *[""] * (len(COLUMNS) - 2)]
-    spaces = sorted({n for p in rounds for n in p.cpu.by_namespace})
-    shares = [(n, _median([p.cpu.by_namespace.get(n, 0.0) for p in rounds])) for n in spaces]
+    blocks = [(b, b.cpu, len(b.rounds)) for b in side.blocks if b.cpu is not None]
+    spaces = sorted({n for _, cpu, _ in blocks for n in cpu.by_namespace})
+    shares = [
+        (s, _median([cpu.by_namespace.get(s, 0) / n for _, cpu, n in blocks])) for s in spaces
+    ]
     name = side.title + (f"; then failed: {_cell(side.failed)}" if side.failed else "")
     return [
         name,
-        spread([p.round.wall for p in rounds]),
-        spread([p.round.last_byte for p in rounds]),
-        spread([float(p.round.created) for p in rounds]),
-        spread([p.cpu.whole for p in rounds]),
-        spread([above_idle(p, seen) for p in rounds]),
-        spread([p.cpu.queue_proxy for p in rounds]),
+        spread([r.wall for r in rounds]),
+        spread([r.last_byte for r in rounds]),
+        spread([float(r.created) for r in rounds]),
+        spread([cpu.whole / n for _, cpu, n in blocks]),
+        spread([above_idle(b, seen) for b, _, _ in blocks]),
+        spread([cpu.queue_proxy / n for _, cpu, n in blocks]),
         ", ".join(f"{n} {number(v)}" for n, v in shares),
     ]
 
 
 def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
+    return statistics.median(values)
 
 
 def _cell(text: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from bench.compare.knative.kube import Kube, until
 
-FRESH_SECONDS = 90.0
+FRESH_SECONDS = 180.0
 _CPU = re.compile(r"^(container|pod)_cpu_usage_seconds_total\{([^}]*)\} (\S+) (\d+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 WHOLE = ""

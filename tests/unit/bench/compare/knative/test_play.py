@@ -35,6 +35,7 @@ class Clockwork(Meter):
 
 
 class FakeSide:
+    block = 0
     stand_ins = ("it is a double",)
     versions = {"double": "1"}  # noqa: RUF012
 
@@ -70,28 +71,44 @@ def test_sides_play_in_turn_and_a_failure_costs_the_others_nothing(tmp_path: Pat
     log: list[str] = []
     meter = Clockwork()
     player = play.Player(LOAD, 8000, meter, lambda _: None)
-    seen = player.run([FakeSide("a", log), FakeSide("b", log, fails_at=2)], rounds=2, warm=1)
-    assert log == ["a up", "b up", "a", "b", "a", "b", "a", "b down", "a down"]
-    assert meter.asked[-1] == {"p"}
+    sides = [FakeSide("a", log), FakeSide("b", log, fails_at=3)]
+    seen = player.run(sides, rounds=2, warm=1, turns=2)
+    assert log == ["a up", "b up", *"aaa", *"bbb", *"aaa", "b down", "a down"]
+    assert meter.asked == [set(), set(), {"p"}, {"p"}, {"p"}, {"p"}, {"p"}]
     a, b = seen.sides["a"], seen.sides["b"]
-    assert [p.index for p in a.rounds] == [-1, 0, 1]
-    assert [p.cpu.by_namespace for p in a.rounds] == [{"ns": 1.0}] * 3
-    assert (len(b.rounds), b.failed) == (1, "TimeoutError: no mean | came")
+    assert [r.wall for r in a.warm_ups] == [1.0, 4.0]
+    assert [[r.wall for r in block.rounds] for block in a.blocks] == [[2.0, 3.0], [5.0, 6.0]]
+    assert [block.cpu and block.cpu.by_namespace for block in a.blocks] == [{"ns": 1.0}] * 2
+    assert b.failed == "TimeoutError: no mean | came"
+    assert [(len(block.rounds), block.cpu) for block in b.blocks] == [(1, None)]
     assert seen.idle.whole == 1.0
     text = table.render({"nodes": 2}, [seen])
     play.write(tmp_path, {"nodes": 2}, [seen], text)
     (told,) = json.loads((tmp_path / "rounds.json").read_text())["workloads"]
-    assert told["sides"]["a"]["rounds"][1]["wall"] == 2.0
-    assert told["sides"]["a"]["rounds"][1]["cpu"]["queue_proxy"] == 0.5
+    assert told["sides"]["a"]["blocks"][0]["rounds"][0]["wall"] == 2.0
+    assert told["sides"]["a"]["blocks"][0]["cpu"]["queue_proxy"] == 0.5
     rows = [line for line in text.splitlines() if line.startswith("| Side")]
-    assert rows[0].startswith("| Side a | 2.5 [2 .. 3] | 0.5 [0.5 .. 0.5] | 1 [1 .. 1] | 1 [")
-    assert rows[1].startswith("| Side b | failed: TimeoutError: no mean / came |")
+    assert rows[0].startswith("| Side a | 4 [2 .. 6] | 0.5 [0.5 .. 0.5] | 1 [1 .. 1] | 0.5 [")
+    assert rows[1].startswith("| Side b; then failed: TimeoutError: no mean / came | 2 [")
+
+
+def test_a_side_whose_pods_end_is_read_round_by_round() -> None:
+    side = FakeSide("zero", [])
+    side.block = 1
+    seen = play.Player(LOAD, 8000, Clockwork(), lambda _: None).run([side], rounds=2, warm=0)
+    assert [len(b.rounds) for b in seen.sides["zero"].blocks] == [1, 1]
+
+
+def test_a_side_that_never_played_is_in_the_table() -> None:
+    side = FakeSide("a", [], fails_at=1)
+    seen = play.Player(LOAD, 8000, Clockwork(), lambda _: None).run([side], rounds=2, warm=1)
+    assert "| Side a | failed: TimeoutError: no mean / came |" in table.render({}, [seen])
 
 
 def test_above_idle_takes_off_what_is_spent_anyway() -> None:
     seen = play.Seen(LOAD, 8000, idle=play.Spent({"ns": 2.0}, 0.0), idle_seconds=20.0)
-    done = Round(wall=1.0, last_byte=0.5, updates=2)
-    assert table.above_idle(play.Played(0, done, play.Spent({"ns": 5.0}, 0.0), 10.0), seen) == 4.0
+    done = [Round(wall=1.0, last_byte=0.5, updates=2)] * 2
+    assert table.above_idle(play.Block(done, play.Spent({"ns": 5.0}, 0.0), 10.0), seen) == 2.0
 
 
 def test_without_a_cluster_it_says_so(
