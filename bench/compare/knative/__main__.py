@@ -24,10 +24,11 @@ from bench.compare import arrivals, shapes
 from bench.compare.api import Load
 from bench.compare.knative import play, table
 from bench.compare.knative.kube import ClusterError, Kube, check_configured
-from bench.compare.knative.lifl_side import ClusterLifl, Way
+from bench.compare.knative.lifl_side import ClusterLifl
 from bench.compare.knative.settings import BROKER_CLASS, NAMESPACE, Settings, address, image
 from bench.compare.knative.system import Knative
 from bench.compare.knative.usage import Meter
+from bench.compare.knative.ways import Way
 from bench.compare.runner import machine
 from lifl import __version__
 

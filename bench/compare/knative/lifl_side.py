@@ -13,10 +13,8 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -25,7 +23,7 @@ from bench.clients import Clients, head
 from bench.compare import mean
 from bench.compare.api import Load, Reference, Round
 from bench.compare.knative.kube import ClusterError, Kube, until
-from bench.compare.knative.settings import address
+from bench.compare.knative.ways import Way, knative_way
 from lifl import naming
 from lifl.auth import mint_client_token, mint_submitter_token
 from lifl.client.http import HttpClient
@@ -38,21 +36,6 @@ SPARE_SLOTS = 12
 _EVERY = 9
 """Of the 64 places to look at every 9th, so the last too: each is a request."""
 POLL_SECONDS = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How clients get in: a gateway's URL, and where they connect to for it (HOST:PORT or "")."""
-
-    url: str
-    ingress: str = ""
-
-    def endpoint(self, url: str) -> tuple[tuple[str, int], str, str]:
-        """Return where to connect to for ``url``, its Host and its path."""
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        to = address(self.ingress, "--lifl-ingress") if self.ingress else (host, parts.port or 80)
-        return to, parts.netloc, parts.path
 
 
 class ClusterLifl:
@@ -271,31 +254,3 @@ class ClusterLifl:
         if summary["aggregated"] != self._load.clients:
             raise RuntimeError(f"{json.dumps(summary)}: {self._load.clients} updates were sent")
         mean.check_samples(self.name, summary["samples"], self._load.clients)
-
-
-def knative_way(kube: Kube, namespace: str) -> Way:
-    """Return the first per-node gateway on Knative, by Kourier's load balancer or node port.
-
-    Raises
-    ------
-    ClusterError
-        if there is none; elsewhere the way has to be named.
-    """
-    if kube.serves("serving.knative.dev/v1"):
-        found = kube.get("-n", namespace, "ksvc", "-l", naming.LABEL_GATEWAY_OF)["items"]
-        urls = sorted(s["status"]["url"] for s in found if s.get("status", {}).get("url"))
-        if urls:
-            return Way(urls[0], _kourier(kube))
-    raise ClusterError(
-        f"no gateway of Knative's in namespace {namespace}: name one by --lifl-url, and where to "
-        "connect to for it by --lifl-ingress"
-    )
-
-
-def _kourier(kube: Kube) -> str:
-    service = kube.get("-n", "kourier-system", "service", "kourier")
-    for each in service["status"].get("loadBalancer", {}).get("ingress", ()):
-        return f"{each.get('ip') or each['hostname']}:80"
-    (port,) = (p["nodePort"] for p in service["spec"]["ports"] if p["port"] == 80)
-    addresses = kube.get("nodes")["items"][0]["status"]["addresses"]
-    return f"{next(a['address'] for a in addresses if a['type'] == 'InternalIP')}:{port}"
