@@ -1,7 +1,7 @@
 """How LIFL's clients get into a cluster from outside.
 
-Why: on Knative a gateway has a name that no DNS knows here and is reached through Kourier; elsewhere
-whoever runs the comparison says where it is. It must not send anything.
+Why: on Knative a gateway has a name that no DNS knows here and is reached through Kourier;
+elsewhere whoever runs the comparison says where it is. It must not send anything.
 """
 
 from __future__ import annotations
