@@ -24,7 +24,7 @@ Tell = Callable[[str], None]
 
 
 class ClusterSide(Protocol):
-    """An ``api.System`` on a cluster; ``pods`` are its aggregators' now.
+    """An ``api.System`` on a cluster.
 
     ``block`` is after how many rounds CPU is read at the latest (0: after all of a turn).
     """
@@ -48,9 +48,6 @@ class ClusterSide(Protocol):
 
     def play(self, updates: int | None = None) -> Round:
         """Play one round."""
-
-    def pods(self) -> list[dict[str, Any]]:
-        """Return its aggregators' pods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +129,13 @@ class Player:
             self._block(side, seen, min(size, rounds - first))
 
     def _block(self, side: ClusterSide, seen: Side, rounds: int) -> None:
-        before, since = self._meter.fresh(_names(side)), time.monotonic()
+        before, since = self._meter.fresh(), time.monotonic()
         done: list[Round] = []
         cpu = None
         try:
             for _ in range(rounds):
                 done.append(self._round(side, f"round {len(seen.rounds()) + len(done) + 1}"))
-            cpu = spent(before, self._meter.fresh(_names(side)))
+            cpu = spent(before, self._meter.fresh())
         finally:
             seen.blocks.append(Block(done, cpu, time.monotonic() - since))
         self._tell(f"{side.name}: {cpu.whole:.1f} CPU s in {time.monotonic() - since:.0f} s")
@@ -167,12 +164,3 @@ def write(out: Path, about: Mapping[str, Any], runs: Sequence[Seen], text: str) 
         part = out / f"{name}.part"
         part.write_text(content)
         part.replace(out / name)
-
-
-def _names(side: ClusterSide) -> set[str]:
-    """Return the pods of a side that run, whose CPU has to be in a reading."""
-    return {
-        p["metadata"]["name"]
-        for p in side.pods()
-        if p["status"].get("phase") == "Running" and "deletionTimestamp" not in p["metadata"]
-    }

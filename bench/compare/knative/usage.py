@@ -100,17 +100,29 @@ class Meter:
             found |= parse(page, self._namespaces)
         return found
 
-    def fresh(self, pods: Collection[str] = ()) -> Sample:
-        """Return readings that were all taken after this call began, those of ``pods`` among them.
+    def fresh(self) -> Sample:
+        """Return readings of which all that are of running pods were taken after this call began.
 
         Clocks of nodes need not agree with this machine's: a reading is new when its moment has
-        changed. Pods that end meanwhile are left out.
+        changed. A kubelet shows the last reading of a pod that ended for some minutes more.
         """
-        old = self.sample()
+        old, running = self.sample(), self._running()
 
         def ask() -> Sample | None:
             now = self.sample()
-            stale = any(k in old and old[k].at == r.at for k, r in now.items())
-            return now if not stale and {k.pod for k in now} >= set(pods) else None
+            mine = {k: r for k, r in now.items() if (k.namespace, k.pod) in running}
+            if any(k in old and old[k].at == r.at for k, r in mine.items()):
+                return None
+            return now if {(k.namespace, k.pod) for k in mine} == running else None
 
         return until(ask, "kubelets to read the pods' CPU anew", FRESH_SECONDS)
+
+    def _running(self) -> set[tuple[str, str]]:
+        """Return namespace and name of the pods that run and stay."""
+        found = self._kube.get("pods", "-A", "--field-selector=status.phase=Running")["items"]
+        named = [(p["metadata"]["namespace"], p["metadata"]["name"], p["metadata"]) for p in found]
+        return {(n, p) for n, p, m in named if n in self._namespaces and not _ending(m)}
+
+
+def _ending(metadata: Mapping[str, object]) -> bool:
+    return "deletionTimestamp" in metadata

@@ -27,6 +27,18 @@ def page(at: int, function: float, sidecar: float, pod: str = "leaf-0-abc") -> s
     )
 
 
+def cluster(*running: str) -> FakeKube:
+    pods = [{"metadata": {"namespace": "ns", "name": name}} for name in running]
+    pods.append({"metadata": {"namespace": "other", "name": "x"}})
+    pods.append({"metadata": {"namespace": "ns", "name": "ended", "deletionTimestamp": "now"}})
+    return FakeKube(
+        {
+            ("nodes",): {"items": [{"metadata": {"name": "n1"}}]},
+            ("pods", "-A", "--field-selector=status.phase=Running"): {"items": pods},
+        }
+    )
+
+
 def test_a_page_is_read() -> None:
     found = parse(page(1000, 2.0, 1.0), {"ns"})
     assert found == {
@@ -55,18 +67,20 @@ def test_a_container_that_was_started_again_and_a_pod_that_went() -> None:
 
 def test_readings_are_awaited_until_all_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kube, "POLL_SECONDS", 0.0)
-    asked = FakeKube({("nodes",): {"items": [{"metadata": {"name": "n1"}}]}})
-    fresh = page(2, 4.0, 2.0)
-    asked.pages = {NODE: [page(1, 2.0, 1.0)] * 3 + [fresh, fresh + "\n" + page(2, 1, 1, "new")]}
-    meter = Meter(asked, ["ns"])
-    assert meter.fresh(["leaf-0-abc", "new"])[Key("ns", "new")] == Reading(2.5, 2)
+    asked = cluster("leaf-0-abc", "new")
+    ended, fresh = page(1, 9.0, 9.0, "ended"), page(2, 4.0, 2.0)
+    pages = [page(1, 2.0, 1.0)] * 3 + [fresh, fresh + "\n" + page(2, 1, 1, "new")]
+    asked.pages = {NODE: [p + "\n" + ended for p in pages]}
+    found = Meter(asked, ["ns"]).fresh()
+    assert found[Key("ns", "new")] == Reading(2.5, 2)
+    assert found[Key("ns", "ended")] == Reading(18.5, 1)
     assert len(asked.pages[NODE]) == 1
 
 
 def test_kubelets_that_never_read_again_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kube, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(usage, "FRESH_SECONDS", 0.05)
-    asked = FakeKube({("nodes",): {"items": [{"metadata": {"name": "n1"}}]}})
+    asked = cluster("leaf-0-abc")
     asked.pages = {NODE: [page(1, 2.0, 1.0)]}
     with pytest.raises(kube.ClusterError, match="kubelets to read"):
         Meter(asked, ["ns"]).fresh()
