@@ -133,9 +133,7 @@ def test_a_partial_as_an_event(client, make_update, body):
     assert float(answer.headers["ce-liflweight"]) == 3.0
 
 
-def test_events_of_a_tree_need_nobody_to_rewrite_them(
-    client, schema, make_update, body, reference
-):
+def test_events_of_a_tree_need_nobody_to_rewrite_them(client, schema, make_update, body, reference):
     updates = [make_update(1), make_update(2)]
     parent = {"ce-liflgoal": "1", "ce-liflparent": "round-7", "ce-liflparts": "2"}
     for i, (arrays, samples) in enumerate(zip(updates, (3, 5), strict=True)):
