@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ _SIZE = re.compile(r"[1-9][0-9]*kb\Z")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play what was asked for; return the exit status."""
     args = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _ended)
     kube = Kube()
     try:
         check_configured()
@@ -55,6 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print((args.out / "table.md").read_text())
     return int(any(s.failed for seen in runs for s in seen.sides.values()))
+
+
+def _ended(*_: Any) -> None:
+    """End as with Ctrl-C, so that what was deployed is taken off."""
+    raise KeyboardInterrupt
 
 
 def _play(args: argparse.Namespace, settings: Settings, kube: Kube, model: str) -> play.Seen:

@@ -106,10 +106,10 @@ class Meter:
         Clocks of nodes need not agree with this machine's: a reading is new when its moment has
         changed. A kubelet shows the last reading of a pod that ended for some minutes more.
         """
-        old, running = self.sample(), self._running()
+        old, there = self.sample(), self._running()
 
         def ask() -> Sample | None:
-            now = self.sample()
+            now, running = self.sample(), there & self._running()
             mine = {k: r for k, r in now.items() if (k.namespace, k.pod) in running}
             if any(k in old and old[k].at == r.at for k, r in mine.items()):
                 return None

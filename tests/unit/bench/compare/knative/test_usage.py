@@ -77,6 +77,17 @@ def test_readings_are_awaited_until_all_are_new(monkeypatch: pytest.MonkeyPatch)
     assert len(asked.pages[NODE]) == 1
 
 
+def test_a_pod_that_ends_meanwhile_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "POLL_SECONDS", 0.0)
+    asked = cluster("leaf-0-abc", "idle")
+    idle = page(1, 1.0, 1.0, "idle")
+    asked.pages = {NODE: [page(1, 2.0, 1.0) + "\n" + idle, page(2, 4.0, 2.0) + "\n" + idle]}
+    meter = Meter(asked, ["ns"])
+    answers = iter([meter._running(), {("ns", "leaf-0-abc")}])
+    monkeypatch.setattr(meter, "_running", lambda: next(answers))
+    assert meter.fresh()[Key("ns", "leaf-0-abc")] == Reading(6.5, 2)
+
+
 def test_kubelets_that_never_read_again_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kube, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(usage, "FRESH_SECONDS", 0.05)
