@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing as mp
 import random
+import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -100,6 +101,7 @@ def head(
 
 
 def _serve(pipe: Connection, document: bytes) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what the harness does about it
     while True:
         host, port, request_head, at, body = pipe.recv()
         if (ahead := at - time.monotonic()) > 0:

@@ -208,16 +208,17 @@ class Knative:
         mean.check_samples(self.name, samples, number)
 
     def _remove(self) -> None:
-        """Delete Services first: a namespace is looked at again only after half its pods' grace."""
-        home = ("-n", self.namespace)
+        """Delete Services first: a namespace is looked at again only after half its pods' grace.
+
+        Whatever of that fails, a webhook of a Broker that is overrun for one, the namespace goes.
+        """
+        home, label = ("-n", self.namespace), "serving.knative.dev/service"
         kinds = ("trigger.eventing.knative.dev", "broker.eventing.knative.dev")
-        for kind in (*kinds, "service.serving.knative.dev"):
-            self._kube.run(*home, "delete", kind, "--all", "--ignore-not-found")
-        label = "serving.knative.dev/service"
-        with contextlib.suppress(ClusterError):  # there may be none; the namespace waits for them
-            self._kube.run(
-                *home, "wait", "--for=delete", "pod", "-l", label, f"--timeout={END_SECONDS}s"
-            )
+        steps = [("delete", k, "--all") for k in (*kinds, "service.serving.knative.dev")]
+        steps.append(("wait", "--for=delete", "pod", "-l", label, f"--timeout={END_SECONDS}s"))
+        for step in steps:
+            with contextlib.suppress(ClusterError):
+                self._kube.run(*home, *step)
         self._kube.run("delete", "namespace", self.namespace, "--ignore-not-found", seconds=400.0)
 
 

@@ -164,6 +164,21 @@ def test_it_takes_off_what_it_made(kube: FakeKube) -> None:
     assert kube.ran[-1] == ("delete", "namespace", NS, "--ignore-not-found")
 
 
+def test_the_namespace_goes_whatever_a_webhook_says(
+    kube: FakeKube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*arguments: str, given: str = "", seconds: float = 240.0) -> str:
+        if "trigger.eventing.knative.dev" in arguments:
+            raise ClusterError("failed calling webhook")
+        return FakeKube.run(kube, *arguments, given=given, seconds=seconds)
+
+    monkeypatch.setattr(kube, "run", run)
+    with Knative(LOAD, DOCUMENT, Settings(image="i", ingress="127.0.0.1:9"), kube):
+        pass
+    assert ("-n", NS, "delete", "service.serving.knative.dev", "--all") in kube.ran
+    assert kube.ran[-1][:3] == ("delete", "namespace", NS)
+
+
 def test_a_cluster_without_eventing_is_told_so(kube: FakeKube) -> None:
     kube.apis.remove("eventing.knative.dev/v1")
     with pytest.raises(ClusterError, match=r"no eventing.knative.dev/v1; install Knative Eventing"):
