@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing as mp
 import random
+import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -80,16 +81,27 @@ class Clients:
 
 
 def head(
-    host: str, port: int, path: str, nbytes: int, headers: dict[str, str] | None = None
+    host: str,
+    port: int,
+    path: str,
+    nbytes: int,
+    headers: dict[str, str] | None = None,
+    *,
+    name: str = "",
 ) -> bytes:
-    """Return the head of a POST of ``nbytes`` that closes the connection afterwards."""
-    lines = [f"POST {path} HTTP/1.1", f"Host: {host}:{port}", f"Content-Length: {nbytes}"]
+    """Return the head of a POST of ``nbytes`` that closes the connection afterwards.
+
+    ``name`` is the Host to ask for where that is not who is connected to.
+    """
+    lines = [f"POST {path} HTTP/1.1", f"Host: {name or f'{host}:{port}'}"]
+    lines += [f"Content-Length: {nbytes}"]
     lines += ["Content-Type: application/vnd.safetensors", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
 def _serve(pipe: Connection, document: bytes) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what the harness does about it
     while True:
         host, port, request_head, at, body = pipe.recv()
         if (ahead := at - time.monotonic()) > 0:

@@ -28,6 +28,10 @@ binary CloudEvent to ``POST /``       as ``POST /v1/partials/SUBJECT?goal=LIFLGO
 With ``final=1`` (``ce-liflfinal: 1``) the reply is the mean. A reply is a canonical
 document with ``LIFL-Weight`` (a mean: ``LIFL-Num-Samples``) and ``LIFL-Items``, and a
 CloudEvent of type ``dev.lifl.partial`` or ``dev.lifl.mean`` if the request was one.
+
+A broker delivers a reply as it is, so an event may say what its sum is a part of:
+``ce-liflparent: SUBJECT`` and ``ce-liflparts: K`` make the partial in the reply an event with that
+subject, ``ce-liflgoal: K`` and ``ce-liflfinal: 1``.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ It must not sum: it turns requests into items and results into replies.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from flask import Flask, Response, jsonify, request
 
@@ -36,6 +36,7 @@ def add_routes(app: Flask, partials: Partials, max_body: int, source: str) -> No
         for name in ("ce-source", "ce-type", "ce-subject"):
             if not heads.get(name):
                 raise UpdateError(400, "bad-event", "the CloudEvent lacks it", where=name)
+        onward = _onward()
         result = partials.add(
             heads["ce-subject"],
             _items(max_body),
@@ -43,7 +44,7 @@ def add_routes(app: Flask, partials: Partials, max_body: int, source: str) -> No
             final=_final(),
             event=(heads["ce-source"], heads["ce-id"]),
         )
-        return _answer(heads["ce-subject"], result, source)
+        return _answer(heads["ce-subject"], result, source, onward)
 
     @app.post("/v1/partials/<key>")
     def add(key: str) -> Response:
@@ -133,7 +134,22 @@ def _final() -> bool:
         raise UpdateError(400, "bad-final", str(e), where="final") from None
 
 
-def _answer(key: str, result: Result | int, source: str = "") -> Response:
+def _onward() -> dict[str, str]:
+    """Return what the request's event says of the sum that its own sum is a part of, if any."""
+    parent = request.headers.get("ce-liflparent")
+    if not parent:
+        return {}
+    parts = _goal(request.headers.get("ce-liflparts", ""))
+    if parts < 1:
+        raise UpdateError(
+            400, "bad-event", "say of how many partials ce-liflparent is", where="ce-liflparts"
+        )
+    return {"ce-subject": parent, "ce-liflgoal": str(parts), "ce-liflfinal": "1"}
+
+
+def _answer(
+    key: str, result: Result | int, source: str = "", onward: Mapping[str, str] | None = None
+) -> Response:
     if isinstance(result, int):
         answer = jsonify({"key": key, "items": result})
         answer.status_code = 202
@@ -149,6 +165,8 @@ def _answer(key: str, result: Result | int, source: str = "") -> Response:
         answer.headers["ce-liflweight" if not result.mean else "ce-liflsamples"] = repr(
             result.weight
         )
+        if not result.mean:
+            answer.headers.update(onward or {})
     return answer
 
 

@@ -133,6 +133,27 @@ def test_a_partial_as_an_event(client, make_update, body):
     assert float(answer.headers["ce-liflweight"]) == 3.0
 
 
+def test_events_of_a_tree_need_nobody_to_rewrite_them(client, schema, make_update, body, reference):
+    updates = [make_update(1), make_update(2)]
+    parent = {"ce-liflgoal": "1", "ce-liflparent": "round-7", "ce-liflparts": "2"}
+    for i, (arrays, samples) in enumerate(zip(updates, (3, 5), strict=True)):
+        leaf = event(client, body(arrays), i, samples, **parent, **{"ce-subject": f"leaf-{i}"})
+        heads = leaf.headers
+        assert heads["ce-type"] == "dev.lifl.partial"
+        assert (heads["ce-subject"], heads["ce-liflgoal"]) == ("round-7", "2")
+        passed_on = {k: v for k, v in heads.items() if k.lower().startswith("ce-")}
+        top = client.post("/", data=leaf.data, content_type=TENSORS, headers=passed_on)
+    assert top.headers["ce-type"] == "dev.lifl.mean"
+    assert top.headers["ce-subject"] == "round-7"
+    assert "ce-liflparent" not in top.headers
+    close(floats(top, schema), reference(schema, updates, [3, 5]))
+
+
+def test_a_parent_of_unknown_size_is_refused(client, make_update, body):
+    alone = {"ce-liflgoal": "1", "ce-liflparent": "round-7"}
+    problem(event(client, body(make_update(1)), 1, 3, **alone), 400, "bad-event", "ce-liflparts")
+
+
 def problem(answer, status, code, where=None):
     assert answer.mimetype == "application/problem+json"
     document = json.loads(answer.data)
