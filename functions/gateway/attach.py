@@ -79,13 +79,16 @@ class Attachment:
         self.job = job
         self.registration = registration
         self.gate = Gate()
+        self.closed = False
         self._users = 0
         self._unused = Event()
         self._unused.set()
 
     @contextmanager
     def use(self) -> Iterator[Pool]:
-        """Keep the pool mapped while a request works in it."""
+        """Keep the pool mapped while a request works in it; raises Unavailable if it is gone."""
+        if self.closed:
+            raise Unavailable(f"this node lost its memory of job {self.job}", retry_after=1.0)
         self._users += 1
         self._unused.clear()
         try:
@@ -98,6 +101,7 @@ class Attachment:
     def close(self) -> None:
         """End the registration once the requests that use the pool have ended."""
         self._unused.wait()
+        self.closed = True
         self.registration.close()
 
     @property

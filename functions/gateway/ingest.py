@@ -173,6 +173,9 @@ class Ingest:
         LiflError
             if the coordinator does not count it, or counted another; the slot is free again.
         """
+        if attachment.closed:  # since the last byte came in
+            upload.admission.withdraw()
+            raise Unavailable("this node lost the update; send it again")
         end = {"slot": ref.slot, "generation": ref.generation, "digest": digest}
         with attachment.use() as pool, attachment.gate.shared():
             try:

@@ -44,8 +44,11 @@ class Agenda:
         return Action.WAIT
 
     def finish(self, number: int) -> None:
-        """Note that this client is done with a round, whatever came of it."""
-        self._finished = self.after = number
+        """Note that this client is done with a round, whatever came of it.
+
+        A gateway that lags may ask for an earlier one in between: later ones stay behind.
+        """
+        self._finished = self.after = max(number, self._finished or number)
 
     def _is_behind(self, number: int) -> bool:
         return self._finished is not None and number <= self._finished

@@ -59,6 +59,15 @@ def test_a_round_that_starts_over_gets_the_kept_update() -> None:
     assert judge(agenda, 3, 3, mine="none") is Action.RESEND
 
 
+def test_an_answer_of_a_gateway_that_lags_makes_no_later_round_new() -> None:
+    agenda = Agenda()
+    agenda.finish(2)
+    assert judge(agenda, 1, 1, mine="lost") is Action.RESEND
+    agenda.finish(1)
+    assert agenda.after == 2
+    assert judge(agenda, None, 2, mine="none") is Action.WAIT
+
+
 def test_a_round_about_to_open_is_not_missed() -> None:
     first, later = Agenda(), Agenda()
     assert judge(first, None, 0, state="waiting") is Action.WAIT
