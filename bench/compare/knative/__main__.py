@@ -30,7 +30,7 @@ from bench.compare.knative.settings import BROKER_CLASS, NAMESPACE, Settings, ad
 from bench.compare.knative.system import Knative
 from bench.compare.knative.usage import Meter
 from bench.compare.knative.ways import Way
-from bench.compare.runner import machine
+from bench.compare.machine import machine
 from lifl import __version__
 
 SIDES = ("knative", "knative-zero", "lifl")
