@@ -37,6 +37,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.compare import shapes
 from bench.sim.costs import Costs, Hop
 from bench.sim.scenario import Result, Scenario
 from bench.sim.simulation import simulate
@@ -248,6 +249,8 @@ def simulated(side: str) -> bool:
 def _nbytes(model: str, where: str) -> int:
     if model in BYTES:
         return BYTES[model]
+    if model == "digits":
+        return shapes.schema(model).document_bytes
     if model.endswith("kb") and model[:-2].isdigit():
         return int(model[:-2]) * 1000
     raise ConfigError(f"{where}: how large a model {model!r} is, is not known")

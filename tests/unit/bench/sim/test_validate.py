@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.compare import shapes
 from bench.sim import fit, validate
 from bench.sim.costs import Costs
+from bench.sizes import BYTES
 from lifl.errors import ConfigError
 from tests.unit.bench.sim import kit
 
@@ -119,3 +121,12 @@ def test_the_command_prints_rows_or_what_is_wrong(
     assert "sim_error 0.0" in out
     assert validate.main([str(tmp_path / "none.json")]) == 1
     assert "none.json" in capsys.readouterr().err
+
+
+def test_how_large_models_are_is_known_of_all_that_are_played() -> None:
+    found = {model: fit._nbytes(model, "here") for model in ("digits", "45mb", "300kb")}
+    assert found["digits"] == shapes.schema("digits").document_bytes
+    assert found["45mb"] == BYTES["45mb"]
+    assert found["300kb"] == 300_000
+    with pytest.raises(ConfigError, match="here: how large a model 'bert' is"):
+        fit._nbytes("bert", "here")
