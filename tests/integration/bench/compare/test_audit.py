@@ -80,8 +80,8 @@ def test_bytes_over_loopback_are_copied_twice_and_pass_the_stack_once(
     assert counts.unix_sent == counts.unix_received == 0
     assert counts.copies_out(size) == pytest.approx(1, abs=0.001)
     assert counts.copies_in(size) == pytest.approx(1, abs=0.05)
-    assert 1 <= counts.passes_out(size) <= 1.01
-    assert 1 <= counts.passes_in(size) <= 1.02
+    assert 1 <= counts.passes_out(size) <= 1.05  # a second pass would be 2; headers are a few %
+    assert 1 <= counts.passes_in(size) <= 1.05
     assert counts.sends == 24 * 16 + 1
     assert counts.receives >= counts.sends
     assert counts.softirqs_rx > 0

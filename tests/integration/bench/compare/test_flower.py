@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,12 +27,12 @@ pytestmark = pytest.mark.skipif(VENV.version is None, reason=VENV.why_missing() 
 
 
 @pytest.mark.slow
-def test_rounds_of_all_and_of_some_clients(no_leaks):
+def test_rounds_of_all_and_of_some_clients(commands, no_leaks):
     with (
         open_group("flower", grace=20.0) as group,
         make(LOAD, group, small_document()) as system,
     ):
-        lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in group.pids()]
+        lines = commands(group.pids())
         assert any("superlink" in line for line in lines)
         assert any("serverapp" in line for line in lines)
         assert not any("light_client" in line for line in lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,9 +56,9 @@ def test_arrivals_are_kept(no_leaks):
         assert system.play().last_byte >= 0.3
 
 
-def test_aggregators_are_in_the_group_and_clients_are_not(no_leaks):
+def test_aggregators_are_in_the_group_and_clients_are_not(commands, no_leaks):
     with open_group("serverful") as group, make(load(3), group, model_document(BYTES)):
-        lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in group.pids()]
+        lines = commands(group.pids())
         assert len(lines) == 1 + 3  # the host, two leaves, the top
         assert all("serverful.aggregator" in line for line in lines)
 
