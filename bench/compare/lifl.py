@@ -36,6 +36,10 @@ from lifl.update import parse_header
 ABLATION: dict[str, Any] = json.loads((Path(__file__).parent.parent / "ablation.json").read_text())
 SPARE_SLOTS = 48
 """Slots of an ablation's pool beyond one an update: two outputs for each aggregator of a node."""
+WHOLE_SPARE = 16
+"""The same of a whole LIFL's, on one node: five aggregators, two models, uploads that come early.
+By itself the platform gives a job no more than a quarter of the memory; where that is too little,
+clients are told to come again, which ready-made ones do not."""
 _EVERY = 9
 """Of the 64 places to look at every 9th, so the last too: each is a request, and counts as CPU."""
 
@@ -256,13 +260,21 @@ class _Job:
 
 def make(load: Load, group: Group, document: bytes) -> Lifl:
     """Return LIFL, whole, on one node."""
-    return Lifl(load, group, document)
+    return Lifl(load, group, document, spare=WHOLE_SPARE)
 
 
 def make_socket(load: Load, group: Group, document: bytes) -> Lifl:
     """Return LIFL with shared memory, but descriptors over plain sockets."""
     title = "LIFL, descriptors over plain sockets"
-    return Lifl(load, group, document, name="lifl-socket", title=title, dataplane="socket")
+    return Lifl(
+        load,
+        group,
+        document,
+        name="lifl-socket",
+        title=title,
+        dataplane="socket",
+        spare=WHOLE_SPARE,
+    )
 
 
 def ablation(
