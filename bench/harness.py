@@ -320,6 +320,17 @@ class Job:
             "Authorization": f"Bearer {self.tokens[client]}",
         }
 
+    def await_model(self, view: Mapping[str, Any]) -> None:
+        """Wait until each node of a round serves the present model: its gateway is ready then."""
+        path = f"/v1/jobs/{self.name}/model?version={view['version']}"
+        deadline = time.monotonic() + WAIT_SECONDS
+        for node in sorted(nodes_of(view)):
+            with contextlib.closing(HttpClient(view["upload"][node], self.tokens["c0"])) as http:
+                while http.request("GET", path, headers={"Range": "bytes=0-7"}).status == 503:
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"{node} did not get {self.name}'s model")
+                    time.sleep(0.02)  # a gateway that just began to serve a job tells nobody
+
     def wait_for_version(self, version: int) -> float:
         """Return when (monotonic seconds) a GET first answered with model ``version``.
 

@@ -49,15 +49,14 @@ the peers, the model's way to the clients before it."""
 REFERENCES = 16.0
 """Seconds in which always-on and vanilla are held to what is published, once a run."""
 PARTS: Mapping[str, tuple[float, float]] = {
-    "train-digits": (28.0, 55.0),
-    "train-resnet18": (0.0, 700.0),
-    "handoff": (14.0, 25.0),
-    "audit": (22.0, 150.0),
-    "sim": (28.0, 90.0),
+    "train-digits": (32.0, 59.0),
+    "train-resnet18": (0.0, 470.0),
+    "handoff": (17.0, 25.0),
+    "audit": (17.0, 153.0),
+    "sim": (28.0, 45.0),
 }
 """Seconds of what is no workload by itself, in the quick and in the full run; a training is with
-the rounds that sides play of it. Only the first quick run's hand-off and training were seen, the
-others are reckoned from what they play."""
+the rounds that sides play of it."""
 
 
 def kind(side: str) -> str:

@@ -227,9 +227,13 @@ class _Job:
         return int(self.view["round"])
 
     def await_next(self) -> None:
-        """Wait until the next round is open and each client has been told so, as clients ask."""
+        """Wait until the next round is open and each client has been told so, as clients ask.
+
+        Every node of it has the model then, as when clients have fetched it there.
+        """
         self.driver.ready(after=self._last)
         self.await_opening()
+        self.driver.await_model(self.view)
 
     def await_opening(self) -> None:
         """Wait until the next round is open and every client has a node in it."""
