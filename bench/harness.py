@@ -321,10 +321,16 @@ class Job:
         }
 
     def await_model(self, view: Mapping[str, Any]) -> None:
-        """Wait until each node of a round serves the present model: its gateway is ready then."""
+        """Wait until each node of a round serves the present model: its gateway is ready then.
+
+        A node alone has done so when :meth:`ready` returns.
+        """
+        nodes = nodes_of(view)
+        if len(nodes) == 1:
+            return
         path = f"/v1/jobs/{self.name}/model?version={view['version']}"
         deadline = time.monotonic() + WAIT_SECONDS
-        for node in sorted(nodes_of(view)):
+        for node in sorted(nodes):
             with contextlib.closing(HttpClient(view["upload"][node], self.tokens["c0"])) as http:
                 while http.request("GET", path, headers={"Range": "bytes=0-7"}).status == 503:
                     if time.monotonic() > deadline:

@@ -5,7 +5,7 @@ Expectations are rough: seconds of few runs on two cores, put down here to plan 
 never shown as a result. What each part really took stands in ``rounds.json`` beside what was
 expected, so that the next trimming is by figures. It must not run anything.
 
-On two cores and 24 GB they add up to 262 s for the quick run and 53 minutes for the full one, which
+On two cores and 24 GB they add up to 264 s for the quick run and 50 minutes for the full one, which
 ``tests/unit/bench/compare/test_budget.py`` holds them to.
 """
 

@@ -12,6 +12,7 @@ import contextlib
 import os
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -58,7 +59,7 @@ class Venv:
         return THREADS | {"PATH": path, "PYTHONPATH": str(ROOT), **more}
 
 
-class Peer:
+class Peer(ABC):
     """An ``api.System`` of a virtual environment; a subclass starts it and plays its rounds."""
 
     name: ClassVar[str]
@@ -91,9 +92,9 @@ class Peer:
     ) -> None:
         self._stack.close()
 
+    @abstractmethod
     def _start(self, stack: contextlib.ExitStack) -> None:
         """Start all processes; ``stack`` ends them."""
-        raise NotImplementedError
 
     def references(self) -> list[Reference]:
         """Return nothing: no figure is published for a peer's path alone."""

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 
-class Commands:
-    """Reads processes' command lines."""
+@pytest.fixture
+def commands() -> Callable[[Iterable[int]], list[str]]:
+    """Return what tells the command lines of the processes that are still there: a peer's go."""
 
-    def __call__(self, pids: Iterable[int]) -> list[str]:
-        """Return those of the processes that are still there: a peer's come and go."""
+    def read(pids: Iterable[int]) -> list[str]:
         found = []
         for pid in pids:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 found.append(Path(f"/proc/{pid}/cmdline").read_text())
         return found
 
-
-@pytest.fixture
-def commands() -> Commands:
-    return Commands()
+    return read
