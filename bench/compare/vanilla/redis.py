@@ -2,11 +2,14 @@
 
 Why: events wait in Redis Streams between ingress and dispatcher. It listens on loopback as it
 would on a pod's network, to those who know its password, writes nothing to disk and holds no more
-than it is allowed. All else is as Redis comes.
+than it is allowed. Its memory is in huge pages where the kernel gives them: a payload is put into
+new memory three times on its way, and page by page that was more than half of Redis's time here.
+All else is as Redis comes.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shutil
@@ -28,7 +31,10 @@ maxmemory {}
 maxmemory-policy noeviction
 appendonly no
 save ""
+disable-thp no
 """
+HUGE_PAGES = {"MALLOC_CONF": "thp:always"}
+"""For jemalloc, which Redis is built with: it asks for huge pages where one has to ask."""
 
 
 class Redis:
@@ -56,6 +62,7 @@ class Redis:
             self._process = subprocess.Popen(
                 [program, "-"],
                 cwd="/",
+                env=os.environ | HUGE_PAGES,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

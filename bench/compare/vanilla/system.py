@@ -205,8 +205,9 @@ def _stand_ins(nodes: int, *, from_zero: bool) -> tuple[str, ...]:
     proxy = sidecar.about()[2]
     found = [
         *([proxy] if proxy else []),
-        "ingress and dispatcher of this project in place of Knative Eventing's: raw sockets, one "
-        "buffer each (flatters it)",
+        "ingress and dispatcher of this project in place of Knative Eventing's: raw sockets, "
+        "payload spliced from one to the next, never copied by them (flatters it)",
+        "Redis's memory is in huge pages, which it switches off by itself (flatters it)",
         "one dispatcher is activator, load balancer and autoscaler as well, and a trigger's filter "
         "is applied by the ingress, so a payload is kept once, not once a trigger (flatters it)",
         "updates of one sum go to one replica; stock Knative would need a service for each leaf "

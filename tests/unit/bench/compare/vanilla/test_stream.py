@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,15 +14,35 @@ from hypothesis import strategies as st
 from bench.compare.vanilla import resp, web
 from bench.compare.vanilla.dispatcher import _next
 from bench.compare.vanilla.event import Event
-from bench.compare.vanilla.stream import PIECE, Ended, Stream
+from bench.compare.vanilla.stream import PIPE_BYTES, Ended, Stream
 
 
 class Kept:
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
+    """A stream whose other end keeps all that comes until it is closed."""
 
-    def sendall(self, data, /) -> None:
-        self.pieces.append(bytes(data))
+    def __init__(self) -> None:
+        mine, theirs = socket.socketpair()
+        self.stream = Stream(mine)
+        self._theirs = theirs
+        self._found = bytearray()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> bytes:
+        self.stream.close()
+        self._reader.join()
+        return bytes(self._found)
+
+    def _read(self) -> None:
+        with self._theirs:
+            while piece := self._theirs.recv(1 << 16):
+                self._found += piece
 
 
 @pytest.fixture
@@ -47,9 +68,9 @@ def test_an_entry_is_read_however_it_comes(cuts):
         for piece in _cut(entry, cuts):
             left.sendall(piece)
         assert _next(stream) == (b"5-0", Event({"id": "abc"}, 7))
-        kept = Kept()
-        stream.pump(7, kept)
-        assert b"".join(kept.pieces) == b"pay\r\nlo"
+        with Kept() as kept:
+            stream.pump(7, kept.stream)
+            assert kept.close() == b"pay\r\nlo"
         assert stream.exactly(2) == b"\r\n"
         assert resp.read(stream) == b"OK"
 
@@ -86,25 +107,54 @@ def test_commands():
     assert resp.opened("SET", "k") + resp.bulk(3) == b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$3\r\n"
 
 
-def test_a_payload_larger_than_the_buffer_passes_in_pieces(ends):
+def test_a_payload_larger_than_the_pipe_passes_and_what_follows_stays(ends):
     left, stream = ends
-    payload = bytes(range(256)) * (5 * PIECE // 512)
+    payload = bytes(range(256)) * (5 * PIPE_BYTES // 512)
     sender = threading.Thread(target=left.sendall, args=(payload + b"rest",))
     sender.start()
-    kept = Kept()
-    stream.pump(len(payload), kept)
-    sender.join()
-    assert b"".join(kept.pieces) == payload
-    assert max(map(len, kept.pieces)) <= PIECE
+    with Kept() as kept:
+        stream.pump(len(payload), kept.stream)
+        sender.join()
+        assert kept.close() == payload
     assert stream.exactly(4) == b"rest"
+
+
+def test_what_came_with_the_head_goes_first(ends):
+    left, stream = ends
+    left.sendall(b"line\r\npay")
+    assert stream.line() == b"line"
+    left.sendall(b"load, more")
+    with Kept() as kept:
+        stream.pump(7, kept.stream)
+        stream.pump(0, kept.stream)
+        assert kept.close() == b"payload"
+    assert stream.exactly(6) == b", more"
 
 
 def test_a_payload_that_breaks_off_is_an_error(ends):
     left, stream = ends
     left.sendall(b"half")
     left.shutdown(socket.SHUT_WR)
-    with pytest.raises(Ended, match="4 bytes were to follow"):
-        stream.pump(8, Kept())
+    with Kept() as kept:
+        with pytest.raises(Ended, match="4 bytes were to follow"):
+            stream.pump(8, kept.stream)
+        assert kept.close() == b"half"
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_sink_that_is_gone_is_an_error_and_nothing_is_left_open(ends):
+    left, stream = ends
+    before = _open_files()
+    mine, theirs = socket.socketpair()
+    theirs.close()
+    left.sendall(b"payload")
+    with Stream(mine) as sink, pytest.raises(BrokenPipeError):
+        stream.pump(7, sink)
+    stream.close()
+    assert _open_files() == before - 1  # this stream's own
 
 
 def test_heads_there_and_back(ends):
