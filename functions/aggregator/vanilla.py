@@ -21,13 +21,17 @@ little-endian, then ``length`` bytes of document.
                                       which K items are reached is replied with the sum
 ``POST /v1/partials/KEY/seal``        replies 200 with the sum; KEY is forgotten
 ``DELETE /v1/partials/KEY``           forgets KEY, replies 204
-binary CloudEvent to ``POST /``       as ``POST /v1/partials/SUBJECT?goal=LIFLGOAL``, and a
-                                      second event with the same source and id is not added
+binary CloudEvent to ``POST /``       as ``POST /v1/partials/SUBJECT?goal=LIFLGOAL``; an event
+                                      that comes again adds nothing, and if its reply was the
+                                      sum, it gets that sum again, with the same id
 ====================================  ==============================================
 
 With ``final=1`` (``ce-liflfinal: 1``) the reply is the mean. A reply is a canonical
 document with ``LIFL-Weight`` (a mean: ``LIFL-Num-Samples``) and ``LIFL-Items``, and a
 CloudEvent of type ``dev.lifl.partial`` or ``dev.lifl.mean`` if the request was one.
+
+A broker delivers at least once: again, if a reply broke off on its way. So the last sum that
+events finished is kept until the next one is.
 
 A broker delivers a reply as it is, so an event may say what its sum is a part of:
 ``ce-liflparent: SUBJECT`` and ``ce-liflparts: K`` make the partial in the reply an event with that
@@ -40,6 +44,7 @@ import math
 import struct
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -67,12 +72,13 @@ class Item(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A finished sum or mean."""
+    """A finished sum or mean; ``name`` is no other's."""
 
     document: bytearray
     weight: float
     items: int
     mean: bool
+    name: str
 
 
 def pack_frame(document: bytes | memoryview, weight: float, kind: SlotKind) -> bytes:
@@ -107,6 +113,19 @@ def frames(body: memoryview) -> Iterator[Item]:
         at += length
 
 
+Event = tuple[str, str]
+"""A CloudEvent's source and id."""
+
+
+class _Finished(NamedTuple):
+    """A sum that events made, and which of them had it for its reply."""
+
+    key: str
+    events: set[Event]
+    last: Event
+    result: Result
+
+
 @dataclass(slots=True)
 class _Open:
     """One sum between its first item and its reply."""
@@ -116,7 +135,7 @@ class _Open:
     sum: WeightedSum
     weight: float = 0.0
     count: int = 0
-    events: set[tuple[str, str]] = field(default_factory=set)
+    events: set[Event] = field(default_factory=set)
     touched: float = 0.0
 
 
@@ -133,6 +152,7 @@ class Partials:
         self._limit = limit
         self._reader = Reader()
         self._open: dict[str, _Open] = {}
+        self._finished: _Finished | None = None
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -150,11 +170,12 @@ class Partials:
         *,
         goal: int = 0,
         final: bool = False,
-        event: tuple[str, str] | None = None,
+        event: Event | None = None,
     ) -> Result | int:
         """Add a request's items to the sum ``key``; returns its count, or the result at the goal.
 
-        ``event`` is a CloudEvent's source and id: one seen before adds nothing.
+        An ``event`` seen before adds nothing, neither to an open sum nor to the one that was
+        finished last; the one that finished it gets its result again.
 
         Raises
         ------
@@ -165,18 +186,21 @@ class Partials:
         """
         with self._lock:
             total = self._open.get(key)
-            if total is not None and event is not None and event in total.events:
-                return total.count
+            if event is not None and (known := self._known(key, total, event)) is not None:
+                return known
             ready = self._read(total, items)
             if total is None:
                 self._make_room()
             total = self._sum(total, ready)
-            if 0 < goal <= total.count:
-                self._open.pop(key, None)
-                return self._finish(total, final)
-            total.touched = time.monotonic()
             if event is not None:
                 total.events.add(event)
+            if 0 < goal <= total.count:
+                self._open.pop(key, None)
+                result = self._finish(total, final)
+                if event is not None:
+                    self._finished = _Finished(key, total.events, event, result)
+                return result
+            total.touched = time.monotonic()
             self._open[key] = total
             return total.count
 
@@ -189,6 +213,15 @@ class Partials:
         """Drop the sum ``key``; raises KeyError if there is none."""
         with self._lock:
             del self._open[key]
+
+    def _known(self, key: str, total: _Open | None, event: Event) -> Result | int | None:
+        """Return the answer to an event that was here before; None if it was not."""
+        if total is not None:
+            return total.count if event in total.events else None
+        done = self._finished
+        if done is None or done.key != key or event not in done.events:
+            return None
+        return done.result if event == done.last else done.result.items
 
     def _make_room(self) -> None:
         if len(self._open) < self._limit:
@@ -239,4 +272,4 @@ class Partials:
     def _finish(self, total: _Open, final: bool) -> Result:
         total.sum.seal(total.weight if final else 1.0)
         self._stats.partials += 1
-        return Result(total.document, total.weight, total.count, final)
+        return Result(total.document, total.weight, total.count, final, str(uuid.uuid4()))

@@ -5,7 +5,6 @@ It must not sum: it turns requests into items and results into replies.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping
 
 from flask import Flask, Response, jsonify, request
@@ -158,7 +157,7 @@ def _answer(
     answer = _reply(result)
     if source:
         answer.headers["ce-specversion"] = "1.0"
-        answer.headers["ce-id"] = str(uuid.uuid4())
+        answer.headers["ce-id"] = result.name
         answer.headers["ce-source"] = source
         answer.headers["ce-type"] = "dev.lifl.mean" if result.mean else "dev.lifl.partial"
         answer.headers["ce-subject"] = key

@@ -127,6 +127,27 @@ def test_cloudevents_counted_once_each(client, schema, make_update, body, refere
     assert heads["ce-id"]
 
 
+def test_the_event_that_finished_a_sum_gets_it_again(client, schema, make_update, body, reference):
+    updates = [make_update(1), make_update(2)]
+    assert event(client, body(updates[0]), 1, 3).status_code == 202
+    first = event(client, body(updates[1]), 2, 5)
+    again = event(client, body(updates[1]), 2, 5)  # its reply broke off
+    assert again.data == first.data
+    assert again.headers["ce-id"] == first.headers["ce-id"]  # so the top adds it once
+    close(floats(again, schema), 8 * reference(schema, updates, [3, 5]))
+    late = event(client, body(updates[0]), 1, 3)
+    assert (late.status_code, late.data) == (202, b"")
+    assert client.delete("/v1/partials/round-7").status_code == 404  # no sum was begun
+
+
+def test_another_sum_of_the_same_subject_is_a_new_one(client, make_update, body):
+    for number in (1, 2):
+        event(client, body(make_update(number)), number, 3)
+    for number in (3, 4):
+        answer = event(client, body(make_update(number)), number, 5)
+    assert float(answer.headers["ce-liflweight"]) == 10.0
+
+
 def test_a_partial_as_an_event(client, make_update, body):
     answer = event(client, body(make_update(1)), 1, 3, **{"ce-liflgoal": "1"})
     assert answer.headers["ce-type"] == "dev.lifl.partial"
