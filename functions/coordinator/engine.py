@@ -46,6 +46,8 @@ log = logging.getLogger("lifl.coordinator")
 
 RETRY_SECONDS = 0.1
 COMMIT_RETRY_SECONDS = 1.0
+IDLE_SECONDS = 0.02
+"""A pause after which nothing is likely to come at once."""
 Connect = Callable[[str], Registration]
 
 
@@ -161,7 +163,11 @@ class Engine(threading.Thread):
             self._wait(link)
 
     def _wait(self, link: Registration) -> None:
-        """Wait for a descriptor, the bell, or the loss of the agent."""
+        """Wait for a descriptor, the bell, or the loss of the agent.
+
+        Meanwhile the pool's slots are mapped, one in each pause: of a mean that lies in a slot
+        never looked at before, that takes as long as making a model of it.
+        """
         poll = select.poll()
         poll.register(link.channel.fileno(), select.POLLIN)
         poll.register(self._bell, select.POLLIN)
@@ -173,7 +179,12 @@ class Engine(threading.Thread):
         pause = self._commit_after - time.monotonic()
         if pause > 0:
             timeout = min(pause, timeout or pause)
+        cold = link.pool.unmapped()
+        if cold is not None:
+            timeout = min(IDLE_SECONDS, timeout or IDLE_SECONDS)
         ready = poll.poll(None if timeout is None else timeout * 1000)
+        if cold is not None and not ready:
+            link.pool.map_slot(cold)
         if any(fd == self._bell for fd, _ in ready):
             os.eventfd_read(self._bell)
 

@@ -95,6 +95,15 @@ def test_after_a_round_only_the_new_model_is_in_the_pool(stage):
     assert job.model.slot == s.agent.pool.find(kind=SlotKind.MODEL)[0].slot
 
 
+def test_slots_that_others_used_are_mapped_in_pauses(stage):
+    s = stage()
+    job = s.submit()
+    pool = s.agent.pool
+    pool.prefault(range(pool.geometry.slots))
+    fill_round(s, job)  # it looks at three of them
+    until(lambda: s.agent.link.pool.unmapped() is None)
+
+
 def test_a_reader_keeps_the_old_model_until_it_has_done(stage):
     s = stage()
     job = s.submit()
