@@ -475,8 +475,8 @@ def test_running_it_binds_what_comes_and_ends_without_a_thread_left(stage: Stage
         names = [stage.raw(f"p{i}")["metadata"]["annotations"][ANNOTATION_NAME] for i in range(6)]
         assert sorted(names) == [f"digits-agg-{i}" for i in range(6)]
         stage.pod("more", cpu="7900m")
-        stage.pod("evenmore", cpu="7900m")
         until(lambda: stage.where("more"), "what fits is bound")
+        stage.pod("evenmore", cpu="7900m")  # of pods of one second the name would decide
         stage.told("evenmore", "FailedScheduling")
         stage.admin.delete(POD, "more", stage.namespace, grace=0)
         until(lambda: stage.where("evenmore"), "room that is free again is used at once", 5)
