@@ -14,6 +14,10 @@ import threading
 from types import FrameType
 from typing import Any
 
+from lifl.limits import allow_most_files
+
+allow_most_files()  # the worker inherits it
+
 wsgi_app = "functions.coordinator.app:app"
 bind = f"{os.environ.get('LIFL_HOST', '127.0.0.1')}:{os.environ.get('PORT', '8090')}"
 workers = 1

@@ -12,12 +12,16 @@ import os
 import socket
 from typing import Any
 
+from lifl.limits import allow_most_files
+
 RECEIVE_BUFFER = 4 << 20
 """Bytes a client may send before it is read; the kernel's own limit may be lower.
 
 A new connection's window is small and grows as it is read, so without this the
 first megabytes of an update wait while its head is judged.
 """
+
+allow_most_files()  # the worker inherits it
 
 wsgi_app = "functions.gateway.app:app"
 bind = f"{os.environ.get('LIFL_HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
