@@ -72,13 +72,13 @@ class Item(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A finished sum or mean; ``name`` is no other's."""
+    """A finished sum or mean; ``event_id`` is its id as a CloudEvent, however often it is sent."""
 
     document: bytearray
     weight: float
     items: int
     mean: bool
-    name: str
+    event_id: str
 
 
 def pack_frame(document: bytes | memoryview, weight: float, kind: SlotKind) -> bytes:

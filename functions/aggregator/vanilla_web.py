@@ -157,7 +157,7 @@ def _answer(
     answer = _reply(result)
     if source:
         answer.headers["ce-specversion"] = "1.0"
-        answer.headers["ce-id"] = result.name
+        answer.headers["ce-id"] = result.event_id
         answer.headers["ce-source"] = source
         answer.headers["ce-type"] = "dev.lifl.mean" if result.mean else "dev.lifl.partial"
         answer.headers["ce-subject"] = key

@@ -171,18 +171,18 @@ class Engine(threading.Thread):
         poll = select.poll()
         poll.register(link.channel.fileno(), select.POLLIN)
         poll.register(self._bell, select.POLLIN)
-        timeout = None
+        waits = []
         if link.lost():
-            timeout = RETRY_SECONDS
+            waits.append(RETRY_SECONDS)
         else:
             poll.register(link.fileno(), select.POLLIN)
         pause = self._commit_after - time.monotonic()
         if pause > 0:
-            timeout = min(pause, timeout or pause)
+            waits.append(pause)
         cold = link.pool.unmapped()
         if cold is not None:
-            timeout = min(IDLE_SECONDS, timeout or IDLE_SECONDS)
-        ready = poll.poll(None if timeout is None else timeout * 1000)
+            waits.append(IDLE_SECONDS)
+        ready = poll.poll(1000 * min(waits) if waits else None)
         if cold is not None and not ready:
             link.pool.map_slot(cold)
         if any(fd == self._bell for fd, _ in ready):

@@ -18,7 +18,6 @@ from typing import Self
 PIPE_BYTES = 1 << 20
 """What a pipe holds; more than this no user but root may ask for."""
 LINE_MOST = 1 << 16
-_MOVE, _MORE = 1, 4  # SPLICE_F_MOVE, SPLICE_F_MORE
 
 
 class Ended(ConnectionError):
@@ -106,11 +105,11 @@ class Stream:
                 fcntl.fcntl(self._pipe[1], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         out, into = self._pipe
         while count:
-            got = os.splice(self.sock.fileno(), into, min(PIPE_BYTES, count), flags=_MOVE)
+            got = os.splice(self.sock.fileno(), into, min(PIPE_BYTES, count))
             if not got:
                 raise Ended(f"{count} bytes were to follow")
             count -= got
-            more = _MOVE | (_MORE if count else 0)
+            more = os.SPLICE_F_MORE if count else 0
             while got:
                 got -= os.splice(out, sink.sock.fileno(), got, flags=more)
 

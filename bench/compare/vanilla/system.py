@@ -216,6 +216,8 @@ def _stand_ins(nodes: int, *, from_zero: bool) -> tuple[str, ...]:
         "many requests as LIFL gives a leaf, all of them instead of 70 % (flatters it)",
         "means are kept by the ingress itself, without a hop to a subscriber (flatters it)",
         "the function's memory is kept from request to request by malloc's settings (flatters it)",
+        "each aggregator keeps its last sum for a broker that delivers again, which this one does "
+        "not (wrongs its memory by a model each)",
         f"{nodes} nodes are numbers: all is on this machine, over loopback, without TLS "
         "(flatters it)",
     ]
