@@ -99,7 +99,7 @@ class Loop:
             return False
         if done:
             crash.point(f"did-{kind}")
-            self._memory.done(action)
+            self._memory.done(action, self._clock())
             self._metrics.acted(kind, DONE)
         return done
 
@@ -115,7 +115,7 @@ class Loop:
                 return self._start(action)
             case reconcile.Apply(node, _, plan):
                 self._agents.admin(node).apply(plan)
-            case reconcile.PutPlan(plan, round_, _):
+            case reconcile.PutPlan(plan, round_):
                 self._coordinator.put_plan(plan, round_)
                 log.info(
                     "%s round %d: %d aggregators on %d nodes, %d levels, epoch %d",

@@ -49,11 +49,10 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class PutPlan:
-    """Tell the coordinator the plan; the round opens. ``at`` is when, in seconds."""
+    """Tell the coordinator the plan; the round opens."""
 
     plan: Plan
     round: int
-    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +119,8 @@ class Memory:
     over_since: dict[str, float] = field(default_factory=dict)
     plans: dict[str, tuple[Plan, float]] = field(default_factory=dict)
 
-    def done(self, action: Action) -> None:
-        """Note that an action succeeded."""
+    def done(self, action: Action, now: float) -> None:
+        """Note that an action has just succeeded; ``now`` in seconds."""
         match action:
             case Apply(node, epoch, plan):
                 self.applied[node, plan.job] = (epoch, plan.assignment, plan.epoch)
@@ -130,8 +129,8 @@ class Memory:
             case End(node, job, assignment):
                 self.ended[node, job] = assignment
                 self.closed = {c for c in self.closed if c.job != job or c.assignment > assignment}
-            case PutPlan(plan, _, at):
-                self.plans[plan.job] = (plan, at)
+            case PutPlan(plan):
+                self.plans[plan.job] = (plan, now)
             case RemoveDomain(node, job):
                 self.applied.pop((node, job), None)
                 self.ended.pop((node, job), None)
@@ -196,20 +195,23 @@ def _serve(job: JobView, seen: Seen, memory: Memory, policies: PolicySettings) -
     lost = plan is not None and not gone.isdisjoint(plan.nodes)
     if (plan is None and job.phase == "planning" and job.expected) or lost:
         previous, sent = memory.plans.get(job.job, (None, 0.0))
-        if previous and previous.assignment == job.assignment and seen.now < sent + REPLY_SECONDS:
+        standing = previous if previous and previous.assignment == job.assignment else None
+        if standing and seen.now < sent + REPLY_SECONDS:
             return  # what is seen may be from before that plan
-        previous = plan or previous
-        others = [j for j in seen.jobs if j.job != job.job]
-        plan = make_plan(
-            job, others, seen.nodes, seen.running, previous=previous, policies=policies
-        )
+        if standing and not lost and {n.name for n in seen.nodes}.issuperset(standing.nodes):
+            plan = standing  # still not seen: a busy machine, or a coordinator that forgot it
+        else:
+            others = [j for j in seen.jobs if j.job != job.job]
+            plan = make_plan(
+                job, others, seen.nodes, seen.running, previous=plan or previous, policies=policies
+            )
         yield from _bring_up(job, plan, seen, memory)
-        yield PutPlan(plan, job.round, seen.now)
+        yield PutPlan(plan, job.round)
     elif plan is not None and job.phase in COLLECTING:
         if job.phase == "open" and len(plan.nodes) > 1:
             known, plan = plan, with_newcomers(job, plan)
             if plan is not known:
-                yield PutPlan(plan, job.round, seen.now)
+                yield PutPlan(plan, job.round)
         yield from _bring_up(job, plan, seen, memory)
         if job.closing:
             yield from _close(job, plan, seen, memory)

@@ -92,6 +92,7 @@ def _claims(api: Blueprint, coordinator: Coordinator) -> None:
     def claim() -> ResponseReturnValue:
         body = Body(request)
         ask = _ask(body)
+        coordinator.heard(ask.node)
         claim, duplicate = coordinator.job(body.get("job", str)).claim(ask)
         answer = {"claim": claim.serial, "assignment": claim.assignment}
         if not duplicate:
@@ -103,6 +104,7 @@ def _claims(api: Blueprint, coordinator: Coordinator) -> None:
         """Claim and count in one; 204 if it counts, 200 if the client's update is here already."""
         body = Body(request)
         ask = _ask(body)
+        coordinator.heard(ask.node)
         counted = coordinator.job(body.get("job", str)).count(
             ask,
             body.get("assignment", int),
@@ -119,8 +121,10 @@ def _claims(api: Blueprint, coordinator: Coordinator) -> None:
     @api.post("/claims/<int:serial>/sealed")
     def sealed(serial: int) -> ResponseReturnValue:
         body = Body(request)
+        place = _place(body)
+        coordinator.heard(place.node)
         tell = coordinator.job(body.get("job", str)).sealed(
-            serial, _place(body), body.get("digest", str, None), body.get("boot", str, None)
+            serial, place, body.get("digest", str, None), body.get("boot", str, None)
         )
         return _counted(serial, tell)
 
@@ -142,6 +146,7 @@ def _transfers(api: Blueprint, coordinator: Coordinator) -> None:
             cover=body.serials("cover"),
             weight=body.get("weight", float),
         )
+        coordinator.heard(ask.source)
         if coordinator.job(body.get("job", str)).transfer(ask):
             return {"ok": True, "duplicate": True, "state": "sealed"}, 200
         return {"ok": True}, 201
@@ -150,8 +155,9 @@ def _transfers(api: Blueprint, coordinator: Coordinator) -> None:
     def transferred(serial: int) -> ResponseReturnValue:
         body = Body(request)
         job = coordinator.job(body.get("job", str))
-        boot = body.get("boot", str, None)
-        job.transferred(body.get("assignment", int), serial, _place(body), boot)
+        boot, place = body.get("boot", str, None), _place(body)
+        coordinator.heard(place.node)
+        job.transferred(body.get("assignment", int), serial, place, boot)
         return {"ok": True}, 200
 
 

@@ -1,4 +1,4 @@
-"""Which nodes there are: a heartbeat each second, lost after some silence.
+"""Which nodes there are: a heartbeat each second or anything else, lost after some silence.
 
 Why: a node that is gone takes accepted updates with it, and their clients must
 be asked again. Pure: time comes with the event (seconds of a monotonic clock).
@@ -46,6 +46,12 @@ class NodeTable:
         new = Node(name, url, info, now, said)
         self._nodes[name] = new
         return old is None or replace(old, seen=now) != new
+
+    def heard(self, name: str, now: float) -> None:
+        """A node asked for something: it is alive, though its heartbeats may be held up."""
+        node = self._nodes.get(name)
+        if node is not None:
+            node.seen = max(node.seen, now)
 
     def tell(self, name: str, public: str) -> bool | None:
         """Somebody else says where clients reach a node ("": no more); return whether it is news.

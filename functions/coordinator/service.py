@@ -316,6 +316,11 @@ class Coordinator:
         for name, names in clients.items():
             self.learn(name, names)
 
+    def heard(self, node: str) -> None:
+        """Note that a node's gateway asked for something: on a busy machine heartbeats are late."""
+        with self._lock:
+            self.nodes.heard(node, time.monotonic())
+
     def learn(self, name: str, clients: Sequence[str]) -> None:
         """Note clients that were met; of jobs that are not running, nothing."""
         job = self._jobs.get(name)

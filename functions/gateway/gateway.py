@@ -35,6 +35,7 @@ log = logging.getLogger("lifl.gateway")
 
 TOKEN_SECONDS = 3600.0
 COORDINATOR_CONNECTIONS = 64
+GATEWAY_CONNECTIONS = 32  # kept to each of the others: so many sums may leave at once
 CLAIM_TIMEOUT = 10.0
 FRONT_TIMEOUT = 60.0
 
@@ -164,7 +165,9 @@ class Gateway:
 
     def _other(self, url: str) -> HttpClient:
         if url not in self._others:
-            self._others[url] = HttpClient(url, self._token, timeout=30.0)
+            self._others[url] = HttpClient(
+                url, self._token, timeout=30.0, connections=GATEWAY_CONNECTIONS
+            )
         return self._others[url]
 
     def _report(self, job: str, serials: list[int]) -> None:

@@ -63,7 +63,7 @@ def opened(job: JobView = JOB) -> tuple[JobView, Memory]:
     memory = Memory()
     actions = decide(seen(job), memory, POLICIES)
     for action in actions:
-        memory.done(action)
+        memory.done(action, 0.0)
     (put,) = (a for a in actions if isinstance(a, PutPlan))
     return replace(job, phase="open", plan=put.plan), memory
 
@@ -84,12 +84,34 @@ def test_nothing_is_done_twice() -> None:
     assert decide(seen(job, running=started(job.plan)), memory, POLICIES) == []
 
 
-def test_a_plan_is_not_made_again_before_the_coordinator_answers() -> None:
+@pytest.mark.parametrize("reuse", [True, False])
+def test_a_plan_that_is_not_seen_is_put_again_as_it_was(reuse: bool) -> None:
+    job, memory = opened()
+    assert job.plan is not None
+    policies = replace(POLICIES, reuse=reuse)
+    running = started(job.plan)
+    assert decide(seen(JOB, running=running), memory, policies) == []
+    again = decide(seen(JOB, running=running, now=2.0), memory, policies)
+    assert again == [PutPlan(job.plan, JOB.round)]  # no aggregator is started beside those
+
+
+def test_a_plan_counts_as_put_when_it_was_not_when_it_was_decided() -> None:
+    memory = Memory()
+    actions = decide(seen(JOB, now=10.0), memory, POLICIES)
+    (put,) = (a for a in actions if isinstance(a, PutPlan))
+    for action in actions:
+        memory.done(action, 14.0)  # starting what it needs took long
+    running = started(put.plan)
+    assert decide(seen(JOB, running=running, now=14.5), memory, POLICIES) == []
+
+
+def test_a_plan_that_is_not_seen_is_made_anew_if_a_node_of_it_is_gone() -> None:
     _, memory = opened()
-    running = tuple(Aggregator(f"j-agg-{k}", "j", "node-0") for k in range(3))
-    assert decide(seen(JOB, running=running), memory, POLICIES) == []
-    later = decide(seen(JOB, running=running, now=2.0), memory, POLICIES)
-    assert [a.plan.epoch for a in later if isinstance(a, PutPlan)] == [2]
+    actions = decide(
+        seen(JOB, nodes=(NodeView("node-1", "f1", frozenset({"j"})),), now=2.0), memory, POLICIES
+    )
+    (put,) = (a for a in actions if isinstance(a, PutPlan))
+    assert (put.plan.epoch, put.plan.nodes) == (2, ("node-1",))
 
 
 def test_no_plan_before_clients_are_chosen_but_the_pool_is_there() -> None:
@@ -134,7 +156,7 @@ def test_a_closing_round_is_settled_once_per_life_of_the_agent() -> None:
     job = replace(job, phase="closing", closing=True)
     (close,) = decide(seen(job, running=running), memory, POLICIES)
     assert close == Close("node-0", "e1", "j", 1, 1)
-    memory.done(close)
+    memory.done(close, 0.0)
     assert decide(seen(job, running=running), memory, POLICIES) == []
     again = decide(seen(job, nodes=(replace(NODE, epoch="e2"),), running=running), memory, POLICIES)
     assert [type(a) for a in again] == [Apply, Close]
@@ -201,7 +223,7 @@ def test_a_job_that_is_over_is_given_back_after_a_while() -> None:
     over = replace(job, phase="done")
     (end,) = decide(seen(over, running=running), memory, POLICIES)
     assert end == End("node-0", "j", 1)
-    memory.done(end)
+    memory.done(end, 0.0)
     assert decide(seen(over, running=running, now=29.0), memory, POLICIES) == []
     (stop,) = decide(seen(over, running=running, now=30.0), memory, POLICIES)
     assert stop == Stop(("j-agg-0", "j-agg-1", "j-agg-2"))
@@ -324,7 +346,7 @@ def test_the_next_job_of_that_name_starts_from_nothing() -> None:
     job, memory = opened()
     assert job.plan is not None
     for action in (End("node-0", "j", 1), Close("node-0", "e1", "j", 1, 1), GivenUp("j")):
-        memory.done(action)
+        memory.done(action, 0.0)
     fresh = replace(NODE, domains=frozenset())
     actions = decide(seen(JOB, nodes=(fresh,)), memory, POLICIES)
     kinds = [type(a) for a in actions]
@@ -335,6 +357,6 @@ def test_the_next_job_of_that_name_starts_from_nothing() -> None:
 
 def test_giving_up_a_name_leaves_other_jobs_alone() -> None:
     job, memory = opened()
-    memory.done(GivenUp("other"))
+    memory.done(GivenUp("other"), 0.0)
     assert job.plan is not None
     assert decide(seen(job, running=started(job.plan)), memory, POLICIES) == []

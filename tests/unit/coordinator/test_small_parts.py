@@ -114,6 +114,18 @@ def test_nodes_are_lost_after_silence():
     assert table.due() is None
 
 
+def test_a_node_that_asks_for_something_is_alive():
+    table = NodeTable(5)
+    table.heartbeat("a", "http://a", {}, 0)
+    table.heard("a", 4)
+    table.heard("a", 3)  # a thread that was late
+    table.heard("b", 4)  # not known: a node is one that has said where it is
+    assert (table.due(), list(table.urls())) == (9, ["a"])
+    assert (table.expired(9), table.expired(9.1)) == ([], ["a"])
+    table.heard("a", 10)
+    assert table.urls() == {}
+
+
 def test_expected_nodes_have_time_to_report_and_are_not_shown():
     table = NodeTable(5)
     table.expect(["a"], 10)

@@ -409,6 +409,31 @@ def test_a_silent_node_is_lost(tmp_path):
     stage.close()
 
 
+def test_whatever_a_gateway_asks_for_says_that_its_node_is_alive(web):
+    web.start()
+    web.plan()
+    web.post(f"{BASE}/nodes/node-0", {"gateway_url": "http://127.0.0.1:1"})
+    nodes = web.stage.coordinator.nodes
+    serial = web.claim()["claim"]
+    move = {"job": "digits", "assignment": 1, "serial": 1 << 62, "from": "node-0", "to": "node-1"}
+    place = {"job": "digits", "assignment": 1, "node": "node-0", "slot": 4, "generation": 1}
+    asks = {
+        "claim": lambda: web.claim("c1"),
+        "seal": lambda: web.seal(serial),
+        "count": lambda: web.count(client="c2"),
+        "transfer": lambda: web.call(
+            "POST", f"{BASE}/transfers", move | {"cover": [serial], "weight": 4.0}, 201
+        ),
+        "arrival": lambda: web.client.post(
+            f"{BASE}/transfers/9/sealed", json=place, headers=PLATFORM
+        ),
+    }
+    for name, ask in asks.items():
+        due = nodes.due()
+        ask()
+        assert nodes.due() > due, name
+
+
 # -- plans, clients, transfers ------------------------------------------------
 
 
