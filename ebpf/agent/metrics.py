@@ -97,7 +97,7 @@ class AgentCollector(Collector):
             for state in ("free", "writing", "sealed", "taken", "retired"):
                 slots.add_metric([job, state], getattr(usage, state))
             peak.add_metric([job], usage.peak_in_use)
-            reserved.add_metric([job], usage.reserved)
+            reserved.add_metric([job], usage.kept)
         yield slots
         yield peak
         yield reserved

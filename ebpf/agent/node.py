@@ -131,6 +131,7 @@ class Node:
         if assignment in domain.plans:
             domain.closing.add(assignment)
             domain.hurry = True
+            domain.flushed = {k: at for k, at in domain.flushed.items() if k[1] != assignment}
             self.save()
 
     def end_assignment(self, job: str, assignment: int) -> None:

@@ -137,7 +137,7 @@ def quiescent(view: View, items: Sequence[Item], names: dict[int, str]) -> list[
 
 
 def under_pressure(
-    view: View, items: Sequence[Item], free: int, reserved: int, slots: int
+    view: View, items: Sequence[Item], free: int, kept: int, slots: int
 ) -> list[int]:
     """Return the aggregators to flush when ingest has (almost) no slot left.
 
@@ -145,11 +145,11 @@ def under_pressure(
     whose output leaves for the coordinator, where nobody would add it to
     anything: that one compacts what it holds by itself.
     """
-    if free > reserved + 1:
+    if free > kept + 1:
         return []
     held = holders(items)
     below = [e for e in view.aggregators if (role := view.role_of(e)) and role.parent]
-    chosen, missing = [], (slots - reserved) // 2
+    chosen, missing = [], (slots - kept) // 2
     for endpoint in sorted(below, key=lambda e: -held.get(e, 0)):
         if missing <= 0 or not held.get(endpoint):
             break

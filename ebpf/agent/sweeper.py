@@ -175,8 +175,8 @@ class Sweeper:
         if assignment in domain.closing:
             flush = quiescent(view, items, domain.names)
         else:
-            slots = pool.geometry.slots
-            flush = under_pressure(view, items, pool.usage().free, pool.reserved, slots)
+            usage = pool.usage()
+            flush = under_pressure(view, items, usage.free, usage.kept, usage.slots)
         for endpoint in flush:
             self._flush(domain, endpoint, assignment, now)
 

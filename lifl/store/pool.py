@@ -71,7 +71,7 @@ class Pool(PoolTable):
     ) -> SlotRef:
         """Take a free slot for writing, the most recently used first.
 
-        ``ingest`` leaves the slots that were reserved for outputs alone.
+        ``ingest`` leaves the slots that outputs need alone (:attr:`kept`).
 
         Raises
         ------
@@ -81,7 +81,7 @@ class Pool(PoolTable):
         col = self._col
         with self.lock:
             free = np.flatnonzero(col["state"] == _FREE)
-            keep = int(self._header["reserved"]) if ingest else 0
+            keep = self.kept if ingest else 0
             if len(free) <= keep:
                 raise PoolFull(
                     f"all {self.geometry.slots - keep} slots for {kind.name.lower()}s are in use",

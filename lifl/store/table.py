@@ -17,13 +17,14 @@ from lifl.store.layout import RoleRow, SlotEntry, SlotKind, SlotRef, SlotState, 
 from lifl.store.memory import PoolMemory
 
 SPARE = 2
-_FREE = int(SlotState.FREE)
+_FREE, _WRITING = int(SlotState.FREE), int(SlotState.WRITING)
+_PARTIAL = int(SlotKind.PARTIAL)
 
 
 class PoolUsage(NamedTuple):
     """How many slots are in which state, and the most that were ever in use at once.
 
-    ``reserved`` of the free ones are kept for outputs.
+    ``kept`` of the free ones are left to outputs.
     """
 
     slots: int
@@ -33,7 +34,7 @@ class PoolUsage(NamedTuple):
     taken: int
     retired: int
     peak_in_use: int
-    reserved: int = 0
+    kept: int = 0
 
 
 class PoolTable(PoolMemory):
@@ -90,14 +91,14 @@ class PoolTable(PoolMemory):
             int(np.count_nonzero(states == int(s))) for s in SlotState
         )
         peak = int(self._header["peak"])
-        kept = self.reserved
+        kept = self.kept
         return PoolUsage(self.geometry.slots, free, writing, sealed, taken, retired, peak, kept)
 
     @property
     def scarce(self) -> bool:
         """Whether there is hardly a slot left for updates."""
         free = int(np.count_nonzero(self._col["state"] == _FREE))
-        return free <= self.reserved + SPARE
+        return free <= self.kept + SPARE
 
     def reset_peak(self) -> None:
         """Start measuring ``peak_in_use`` anew, from what is in use now."""
@@ -105,8 +106,21 @@ class PoolTable(PoolMemory):
             self._header["peak"] = int(np.count_nonzero(self._col["state"] != _FREE))
 
     @property
+    def kept(self) -> int:
+        """How many free slots ingest leaves to outputs now.
+
+        Those that are reserved, less the outputs that have their slot and are written already;
+        of those no more than every aggregator's one, since partials of other nodes, which
+        nobody reserved for, are written as well.
+        """
+        reserved = self.reserved
+        c = self._col
+        writing = int(np.count_nonzero((c["state"] == _WRITING) & (c["kind"] == _PARTIAL)))
+        return reserved - min(writing, max(0, reserved - 2) // 2)
+
+    @property
     def reserved(self) -> int:
-        """How many slots ingest must leave for outputs."""
+        """How many slots are for outputs: two for each aggregator, and two to spare."""
         return int(self._header["reserved"])
 
     @reserved.setter

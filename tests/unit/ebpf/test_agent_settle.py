@@ -208,12 +208,12 @@ def test_holders_count_inputs():
 
 def test_pressure_flushes_the_fullest():
     items = [taken(0, ONE), taken(1, TWO), taken(2, TWO), taken(3, COORDINATOR)]
-    assert under_pressure(VIEW, items, free=4, reserved=4, slots=8) == [TWO]
-    assert under_pressure(VIEW, items, free=4, reserved=4, slots=40) == [TWO, ONE]
-    assert under_pressure(VIEW, items, free=6, reserved=4, slots=8) == []
-    assert under_pressure(VIEW, [output(0, ONE)], free=0, reserved=4, slots=8) == []
+    assert under_pressure(VIEW, items, free=4, kept=4, slots=8) == [TWO]
+    assert under_pressure(VIEW, items, free=4, kept=4, slots=40) == [TWO, ONE]
+    assert under_pressure(VIEW, items, free=6, kept=4, slots=8) == []
+    assert under_pressure(VIEW, [output(0, ONE)], free=0, kept=4, slots=8) == []
 
 
 def test_pressure_leaves_alone_whose_output_nobody_would_add():
     items = [taken(i, TOP) for i in range(9)]
-    assert under_pressure(VIEW, items, free=0, reserved=4, slots=12) == []
+    assert under_pressure(VIEW, items, free=0, kept=4, slots=12) == []

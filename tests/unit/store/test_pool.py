@@ -5,9 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import closing, suppress
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lifl.errors import (
     AlreadyTaken,
@@ -27,7 +30,7 @@ from lifl.store import (
     SlotState,
 )
 
-GATEWAY, LEAF, TOP = 1, 2, 3
+GATEWAY, LEAF, TOP, COORDINATOR = 1, 2, 3, 99
 
 
 @pytest.fixture
@@ -93,7 +96,49 @@ def test_ingest_leaves_reserved_slots_to_outputs(pool: Pool) -> None:
     pool.reserve(SlotKind.PARTIAL, LEAF, 7)
     with pytest.raises(PoolFull):
         pool.reserve(SlotKind.PARTIAL, LEAF, 7)
-    assert (pool.usage().peak_in_use, pool.usage().reserved) == (4, 2)
+    assert (pool.usage().peak_in_use, pool.usage().kept) == (4, 2)
+
+
+def test_an_output_that_has_its_slot_is_not_reserved_for_again() -> None:
+    """Eight clients, four leaves and a top, a pool of 24: a burst must not look like pressure."""
+    geometry = PoolGeometry(slots=24, float_bytes=4096, meta_bytes=4096)
+    with closing(Pool.create("burst", geometry)) as pool:
+        pool.reserved = 12
+        pool.reserve(SlotKind.MODEL, COORDINATOR, 7)
+        for serial in range(8):
+            update(pool, serial)
+        for leaf in range(4):
+            pool.reserve(SlotKind.PARTIAL, LEAF + leaf, 7)
+        assert (pool.usage().free, pool.usage().kept, pool.scarce) == (11, 8, False)
+        for remote in range(4):  # partials of other nodes: at least one slot each stays for outputs
+            pool.reserve(SlotKind.PARTIAL, GATEWAY + remote, 7)
+        assert (pool.usage().free, pool.usage().kept, pool.scarce) == (7, 7, True)
+        with pytest.raises(PoolFull):
+            update(pool)
+
+
+@given(
+    roles=st.integers(1, 12),
+    slots=st.integers(8, 60),
+    steps=st.lists(st.tuples(st.sampled_from(["ingest", "open", "seal"]), st.integers(0, 11))),
+)
+def test_ingest_never_takes_the_slot_that_an_output_needs(
+    roles: int, slots: int, steps: list[tuple[str, int]]
+) -> None:
+    """Whatever order things come in: who has no output open finds a slot for it."""
+    with closing(Pool.create("p", PoolGeometry(slots, 4096, 4096))) as pool:
+        pool.reserved = reserved = min(2 * roles + 2, slots // 2)
+        sure = (reserved - 2) // 2  # aggregators that are sure to have one
+        outputs: dict[int, SlotRef] = {}
+        for step, which in steps:
+            who = which % roles
+            if step == "ingest":
+                with suppress(PoolFull):
+                    pool.reserve(SlotKind.UPDATE, GATEWAY, 7, ingest=True)
+            elif step == "open" and who not in outputs and len(outputs) < sure:
+                outputs[who] = pool.reserve(SlotKind.PARTIAL, 100 + who, 7)  # must not raise
+            elif step == "seal" and who in outputs:
+                pool.drop(outputs.pop(who), 100 + who)  # as much room as its inputs leave
 
 
 def test_sealing_an_output_frees_what_it_covers(pool: Pool) -> None:
