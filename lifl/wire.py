@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from lifl.errors import WireError
+from lifl.errors import ConfigError, WireError
 
 WIRE_VERSION = 1
 PAGE_BYTES = 4096
 MAX_MEMBERS = 64
+MAX_RUN = 0xFFFF
 
 
 class Opcode(enum.IntEnum):
@@ -62,10 +64,10 @@ class DropReason(enum.IntEnum):
 
 
 DESCRIPTOR = struct.Struct("<BBHIII")
-IDENTITY = struct.Struct("<IIII")
+IDENTITY = struct.Struct("<IIIHH")
 ENDPOINT = struct.Struct("<II")
 ROUTE = struct.Struct("<II")
-GROUP = struct.Struct(f"<I{MAX_MEMBERS}I")
+GROUP = struct.Struct(f"<I{MAX_MEMBERS}I{MAX_MEMBERS}I")
 COUNTERS = struct.Struct("<QQQQQ")
 DESCRIPTOR_BYTES = DESCRIPTOR.size
 
@@ -107,6 +109,21 @@ class Descriptor(NamedTuple):
             return cls(Opcode(opcode), slot, generation, assignment, pages)
         except ValueError:
             raise WireError(f"unknown opcode {opcode} in a descriptor") from None
+
+
+class Share(NamedTuple):
+    """A group's member, and how many descriptors it gets in a row when it is its turn."""
+
+    endpoint: int
+    run: int = 1
+
+
+def check_group(group: int, members: Sequence[Share]) -> None:
+    """Raise ConfigError if there are more members, or longer runs, than a group can have."""
+    if len(members) > MAX_MEMBERS:
+        raise ConfigError(f"group {group} has {len(members)} members; {MAX_MEMBERS} at most")
+    if odd := [m for m in members if not 1 <= m.run <= MAX_RUN]:
+        raise ConfigError(f"group {group}: {odd[0]}: runs are 1 to {MAX_RUN}")
 
 
 def unpack_many(raw: bytes) -> list[Descriptor]:

@@ -29,6 +29,8 @@ from lifl.wire import (
     DropReason,
     Kind,
     RouteType,
+    Share,
+    check_group,
 )
 
 # MSG_EOR keeps descriptors apart in the send queue, so that none is ever split.
@@ -108,12 +110,13 @@ class KernelSwitch:
             if self._maps["endpoints"].lookup(endpoint) is not None:
                 self._maps["routes"].update(endpoint, ROUTE.pack(type, target))
 
-    def set_group(self, group: int, members: Sequence[int]) -> None:
+    def set_group(self, group: int, members: Sequence[Share]) -> None:
         """Say who is in a group."""
-        if len(members) > MAX_MEMBERS:
-            raise ConfigError(f"group {group} has {len(members)} members; {MAX_MEMBERS} at most")
+        check_group(group, members)
         unused = [0] * (MAX_MEMBERS - len(members))
-        self._maps["groups"].update(group, GROUP.pack(len(members), *members, *unused))
+        endpoints = [m.endpoint for m in members] + unused
+        runs = [m.run for m in members] + unused
+        self._maps["groups"].update(group, GROUP.pack(len(members), *endpoints, *runs))
 
     def del_group(self, group: int) -> None:
         """Forget a group."""
@@ -173,7 +176,7 @@ class KernelSwitch:
         self.kernel.close()
 
     def _introduce(self, near: socket.socket, endpoint: int, domain: int, kind: Kind) -> None:
-        self._maps["identities"].update(near.fileno(), IDENTITY.pack(endpoint, domain, kind, 0))
+        self._maps["identities"].update(near.fileno(), IDENTITY.pack(endpoint, domain, kind, 0, 0))
         self._maps["endpoints"].update(endpoint, ENDPOINT.pack(domain, kind))
 
     def _forget(self, endpoint: int) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from lifl.store import RoleRow
 from lifl.topology import Plan, Role, Timing
-from lifl.wire import MAX_MEMBERS, Kind, RouteType
+from lifl.wire import MAX_MEMBERS, MAX_RUN, Kind, RouteType, Share
 
 IDLE = RoleRow(assignment=0, epoch=0, goal=0, timing=0, final=False)
 
@@ -44,7 +44,7 @@ NOWHERE = Route(RouteType.NONE, 0)
 class Wiring:
     """What a node's data plane and pool should say."""
 
-    group: tuple[int, ...]
+    group: tuple[Share, ...]
     """The entry's members; one that expects more updates stands in it more often."""
     routes: Mapping[int, Route]
     rows: Mapping[int, RoleRow]
@@ -192,19 +192,15 @@ class View:
         )
 
 
-def in_turn(goals: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+def in_turn(goals: Sequence[tuple[int, int]]) -> tuple[Share, ...]:
     """Return a group's members so that each gets as many descriptors in a row as it expects.
 
     ``goals`` are endpoints and how many updates each expects. A leaf that is filled
     before the next gets anything sends its sum on while updates still arrive, so
     less is left to do after the last one; when all arrive at once, all are busy
-    either way. More than a group can hold are scaled down, at least one each.
+    either way. Those that a group cannot hold get nothing.
     """
-    total = sum(goal for _, goal in goals)
-    if len(goals) >= MAX_MEMBERS:
-        return tuple(e for e, _ in goals[:MAX_MEMBERS])
-    scale = 1 if total <= MAX_MEMBERS else -(-total // (MAX_MEMBERS - len(goals)))
-    return tuple(e for e, goal in goals for _ in range(max(1, goal // scale)))
+    return tuple(Share(e, min(max(1, goal), MAX_RUN)) for e, goal in goals[:MAX_MEMBERS])
 
 
 def unplanned(members: Iterable[Member]) -> Wiring:

@@ -133,18 +133,27 @@ static inline int redirect_group(struct sk_msg_md *msg, struct lifl_identity *fr
 {
 	struct lifl_group *group = group_of(&id);
 	int reason = LIFL_DROP_NO_MEMBER;
+	lifl_u32 first, had = from->had;
 
 	if (!group || !group->count)
 		return reason;
+	first = from->turn % group->count;
+	if (first >= LIFL_MAX_MEMBERS)
+		return reason;
+	if (had >= group->runs[first]) {
+		first++;
+		had = 0;
+	}
 	for (lifl_u32 i = 0; i < LIFL_MAX_MEMBERS && i < group->count; i++) {
-		lifl_u32 at = (from->turn + i) % group->count;
+		lifl_u32 at = (first + i) % group->count;
 		int why;
 
 		if (at >= LIFL_MAX_MEMBERS)
 			break;
 		why = redirect(msg, from, group->members[at], bytes);
 		if (why == LIFL_DROP_NONE) {
-			from->turn = at + 1;
+			from->turn = at;
+			from->had = (i ? 0 : had) + 1;
 			return why;
 		}
 		if (why == LIFL_DROP_DOMAIN)

@@ -69,7 +69,8 @@ struct lifl_identity {
 	lifl_u32 endpoint;
 	lifl_u32 domain;
 	lifl_u32 kind;
-	lifl_u32 turn; /* round-robin position of this sender in its group */
+	lifl_u16 turn; /* whose turn it is in this sender's group: an index */
+	lifl_u16 had;  /* descriptors that this member got in a row */
 };
 
 struct lifl_endpoint {
@@ -85,6 +86,7 @@ struct lifl_route {
 struct lifl_group {
 	lifl_u32 count;
 	lifl_u32 members[LIFL_MAX_MEMBERS];
+	lifl_u32 runs[LIFL_MAX_MEMBERS]; /* descriptors in a row for each, 1 to 65535 */
 };
 
 struct lifl_counters {
@@ -99,7 +101,7 @@ _Static_assert(sizeof(struct lifl_descriptor) == 16, "descriptor is 16 bytes");
 _Static_assert(sizeof(struct lifl_identity) == 16, "identity is 16 bytes");
 _Static_assert(sizeof(struct lifl_endpoint) == 8, "endpoint is 8 bytes");
 _Static_assert(sizeof(struct lifl_route) == 8, "route is 8 bytes");
-_Static_assert(sizeof(struct lifl_group) == 4 + 4 * LIFL_MAX_MEMBERS, "group has no padding");
+_Static_assert(sizeof(struct lifl_group) == 4 + 8 * LIFL_MAX_MEMBERS, "group has no padding");
 _Static_assert(sizeof(struct lifl_counters) == 40, "counters are 40 bytes");
 
 #endif /* LIFL_WIRE_H */

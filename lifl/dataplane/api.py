@@ -5,9 +5,9 @@ agent does (:mod:`lifl.dataplane.relay`). It must hold no code.
 
 Rules that both keep:
 
-- The sender is known by its socket, the destination is its route. A group's member
-  is picked round robin by a position the sender has of its own; a member that is
-  gone or full is passed over.
+- The sender is known by its socket, the destination is its route. A group's members
+  take turns, each getting its run of descriptors, by a position the sender has of its own;
+  a member that is gone or full is passed over.
 - A descriptor is delivered or the send fails; what failed is counted by reason,
   what was delivered in the counters of both ends. Injected descriptors are not
   counted: the agent knows them.
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lifl.wire import Descriptor, DropReason, Kind, RouteType
+from lifl.wire import Descriptor, DropReason, Kind, RouteType, Share
 
 MAX_DRAIN = 64
 """Descriptors one ``recv`` returns at most."""
@@ -106,8 +106,8 @@ class Switch(Protocol):
     def set_route(self, endpoint: int, type: RouteType, target: int) -> None:
         """Say where an endpoint's descriptors go: another endpoint, a group, nowhere."""
 
-    def set_group(self, group: int, members: Sequence[int]) -> None:
-        """Say who is in a group; raises ConfigError for more than MAX_MEMBERS."""
+    def set_group(self, group: int, members: Sequence[Share]) -> None:
+        """Say who is in a group; raises ConfigError for more than MAX_MEMBERS, or an odd run."""
 
     def del_group(self, group: int) -> None:
         """Forget a group; routes to it find no member."""

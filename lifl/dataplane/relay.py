@@ -21,11 +21,12 @@ from lifl.dataplane.router import Endpoint, Router
 from lifl.errors import ConfigError, NotDelivered, RegistrationError, Unavailable
 from lifl.wire import (
     DESCRIPTOR_BYTES,
-    MAX_MEMBERS,
     Descriptor,
     DropReason,
     Kind,
     RouteType,
+    Share,
+    check_group,
 )
 
 QUEUE_BYTES = 4 << 20
@@ -99,10 +100,9 @@ class Relay:
             if endpoint in self._router.endpoints:
                 self._router.endpoints[endpoint].route = (type, target)
 
-    def set_group(self, group: int, members: Sequence[int]) -> None:
+    def set_group(self, group: int, members: Sequence[Share]) -> None:
         """Say who is in a group."""
-        if len(members) > MAX_MEMBERS:
-            raise ConfigError(f"group {group} has {len(members)} members; {MAX_MEMBERS} at most")
+        check_group(group, members)
         with self._lock:
             self._router.groups[group] = tuple(members)
 

@@ -19,6 +19,7 @@ from lifl.wire import (
     DropReason,
     Opcode,
     RouteType,
+    Share,
 )
 
 _OPCODES = frozenset(Opcode)
@@ -33,6 +34,7 @@ class Endpoint:
 
     domain: int
     turn: int = 0
+    had: int = 0
     route: tuple[RouteType, int] = (RouteType.NONE, 0)
     tx_messages: int = 0
     tx_bytes: int = 0
@@ -47,7 +49,7 @@ class Router:
     def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._clock = clock
         self.endpoints: dict[int, Endpoint] = {}
-        self.groups: dict[int, tuple[int, ...]] = {}
+        self.groups: dict[int, tuple[Share, ...]] = {}
         self.drops: dict[DropReason, int] = dict.fromkeys(DropReason, 0)
         del self.drops[DropReason.NONE]
 
@@ -101,11 +103,14 @@ class Router:
     ) -> DropReason:
         members = self.groups.get(group, ())
         reason = DropReason.NO_MEMBER
+        first, had = (sender.turn % len(members) if members else 0), sender.had
+        if members and had >= members[first].run:
+            first, had = first + 1, 0
         for i in range(len(members)):
-            at = (sender.turn + i) % len(members)
-            why = self._deliver(sender, members[at], raw, nbytes, offer)
+            at = (first + i) % len(members)
+            why = self._deliver(sender, members[at].endpoint, raw, nbytes, offer)
             if why is DropReason.NONE:
-                sender.turn = at + 1
+                sender.turn, sender.had = at, (0 if i else had) + 1
                 return why
             if why is not DropReason.DESTINATION_GONE:
                 reason = why

@@ -23,7 +23,7 @@ from ebpf.agent.sockmap import keep_loopback_up
 from lifl.dataplane import Switch, open_channel
 from lifl.dataplane.relay import Relay
 from lifl.errors import NotDelivered
-from lifl.wire import Kind, RouteType
+from lifl.wire import Kind, RouteType, Share
 
 
 def agent(kind: str, pins: str, line: socket.socket) -> None:
@@ -37,7 +37,7 @@ def agent(kind: str, pins: str, line: socket.socket) -> None:
         for fd in fds:
             os.close(fd)
     switch.set_route(1, RouteType.ENDPOINT, 2)
-    switch.set_group(7, [1])
+    switch.set_group(7, [Share(1)])
     switch.set_route(2, RouteType.GROUP, 7)
     line.send(b"routed")
     signal.pause()

@@ -31,6 +31,7 @@ from lifl.wire import (
     Kind,
     Opcode,
     RouteType,
+    Share,
 )
 
 WAIT = 5.0
@@ -181,7 +182,7 @@ def test_an_endpoint_starts_without_a_route(node: Node) -> None:
 def test_a_message_cannot_name_another_jobs_endpoint(node: Node) -> None:
     a, b = node.line(1, 2)
     foreign = node.plug(3, OTHER_JOB)
-    node.switch.set_group(5, [3])
+    node.switch.set_group(5, [Share(3)])
     for type_, target in [(RouteType.ENDPOINT, 3), (RouteType.GROUP, 5)]:
         node.switch.set_route(1, type_, target)
         for field in range(16):
@@ -197,17 +198,44 @@ def test_a_message_cannot_name_another_jobs_endpoint(node: Node) -> None:
 def test_a_group_is_served_in_turn(node: Node) -> None:
     a = node.plug(1)
     members = {e: node.plug(e) for e in (2, 3, 4)}
-    node.switch.set_group(7, list(members))
+    node.switch.set_group(7, [Share(e) for e in members])
     node.switch.set_route(1, RouteType.GROUP, 7)
     for n in range(6):
         a.send(descriptor(n))
     assert [[d.slot for d in receive(c, 2)] for c in members.values()] == [[0, 3], [1, 4], [2, 5]]
 
 
+def test_a_member_gets_its_run_before_the_next_gets_any(node: Node) -> None:
+    a = node.plug(1)
+    members = {e: node.plug(e) for e in (2, 3, 4)}
+    node.switch.set_route(1, RouteType.GROUP, 7)
+    runs = {2: 3, 3: 1, 4: 300}
+    node.switch.set_group(7, [Share(e, run) for e, run in runs.items()])
+    for n in range(2 * 304):
+        a.send(descriptor(n))
+        if n % 304 == 303:  # with their queues emptied
+            got = [[d.slot - n + 303 for d in receive(c, runs[e])] for e, c in members.items()]
+            assert got == [[0, 1, 2], [3], list(range(4, 304))]
+
+
+def test_runs_may_change_under_a_sender(node: Node) -> None:
+    a = node.plug(1)
+    members = {e: node.plug(e) for e in (2, 3)}
+    node.switch.set_route(1, RouteType.GROUP, 7)
+    node.switch.set_group(7, [Share(2, 4), Share(3, 4)])
+    for n in range(3):
+        a.send(descriptor(n))
+    node.switch.set_group(7, [Share(2, 2), Share(3, 2)])  # 2 has had more than that
+    for n in range(3, 7):
+        a.send(descriptor(n))
+    assert [d.slot for d in receive(members[2], 5)] == [0, 1, 2, 5, 6]
+    assert [d.slot for d in receive(members[3], 2)] == [3, 4]
+
+
 def test_each_sender_has_a_turn_of_its_own(node: Node) -> None:
     senders = [node.plug(e) for e in (1, 2)]
     members = [node.plug(e) for e in (3, 4)]
-    node.switch.set_group(7, [3, 4])
+    node.switch.set_group(7, [Share(3), Share(4)])
     for sender in senders:
         node.switch.set_route(sender.endpoint, RouteType.GROUP, 7)
         sender.send(descriptor(sender.endpoint))
@@ -218,7 +246,7 @@ def test_each_sender_has_a_turn_of_its_own(node: Node) -> None:
 def test_a_dead_member_is_passed_over_and_its_load_is_spread(node: Node) -> None:
     a = node.plug(1)
     members = {e: node.plug(e) for e in (2, 3, 4)}
-    node.switch.set_group(7, list(members))
+    node.switch.set_group(7, [Share(e) for e in members])
     node.switch.set_route(1, RouteType.GROUP, 7)
     node.kill(3)
     for n in range(8):
@@ -238,15 +266,18 @@ def test_a_group_may_change_size_under_a_sender(node: Node) -> None:
     a = node.plug(1)
     members = {e: node.plug(e) for e in range(2, 2 + MAX_MEMBERS)}
     node.switch.set_route(1, RouteType.GROUP, 7)
-    node.switch.set_group(7, list(members))
+    node.switch.set_group(7, [Share(e) for e in members])
     for n in range(MAX_MEMBERS):
         a.send(descriptor(n))
     assert all(len(receive(c, 1)) == 1 for c in members.values())
-    node.switch.set_group(7, [2])
+    node.switch.set_group(7, [Share(2)])
     a.send(descriptor(1))
     assert len(receive(members[2], 1)) == 1
     with pytest.raises(ConfigError, match="65 members"):
-        node.switch.set_group(7, [2] * (MAX_MEMBERS + 1))
+        node.switch.set_group(7, [Share(2)] * (MAX_MEMBERS + 1))
+    for run in (0, 65536):
+        with pytest.raises(ConfigError, match="runs are"):
+            node.switch.set_group(7, [Share(2, run)])
     node.switch.del_group(7)
     node.switch.del_group(7)
     with pytest.raises(NotDelivered):

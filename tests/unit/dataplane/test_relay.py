@@ -11,7 +11,7 @@ from lifl.dataplane import channels, open_channel
 from lifl.dataplane.channels import SEQUENCE, VERDICT, RelayChannel
 from lifl.dataplane.relay import Relay
 from lifl.errors import NotDelivered, Unavailable, WireError
-from lifl.wire import Descriptor, DropReason, Kind, Opcode, RouteType
+from lifl.wire import Descriptor, DropReason, Kind, Opcode, RouteType, Share
 
 WAIT = 5.0
 D = Descriptor(Opcode.OBJECT, 1, 2, 3, 4)
@@ -49,7 +49,7 @@ def test_a_full_queue_is_a_refusal_and_nobody_else_waits(relay: Relay) -> None:
         a.send(D)
     assert caught.value.reason == DropReason.DESTINATION_FULL
     assert relay.drops()[DropReason.DESTINATION_FULL] == 1
-    relay.set_group(7, [2, 3])
+    relay.set_group(7, [Share(2), Share(3)])
     relay.set_route(1, RouteType.GROUP, 7)
     for _ in range(4):
         a.send(D)
