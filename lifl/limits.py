@@ -2,7 +2,8 @@
 
 Why: a connection is a descriptor, and what a process starts with is often 1,024, kept low for
 programs that use select(2), which these do not. A gateway parks thousands of polls,
-a coordinator a watch of each node. It must not ask for more than the hard limit.
+a coordinator a watch of each node, an agent half a dozen for each function. It must not ask for
+more than the hard limit.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import sys
 from ebpf.agent.agent import Agent
 from ebpf.agent.settings import AgentSettings
 from lifl.errors import LiflError
+from lifl.limits import allow_most_files
 
 
 def main() -> int:
@@ -15,6 +16,7 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    allow_most_files()  # each function costs it half a dozen
     try:
         Agent(AgentSettings.from_env()).run()
     except LiflError as e:
