@@ -131,6 +131,7 @@ class Node:
         if assignment in domain.plans:
             domain.closing.add(assignment)
             domain.hurry = True
+            # a flush under pressure just before must not hold up the one that ends the round
             domain.flushed = {k: at for k, at in domain.flushed.items() if k[1] != assignment}
             self.save()
 

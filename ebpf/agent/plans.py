@@ -45,7 +45,7 @@ class Wiring:
     """What a node's data plane and pool should say."""
 
     group: tuple[Share, ...]
-    """The entry's members; one that expects more updates stands in it more often."""
+    """The entry's members, each with a run of as many updates as it expects."""
     routes: Mapping[int, Route]
     rows: Mapping[int, RoleRow]
     """By lane; one for every aggregator."""

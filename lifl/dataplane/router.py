@@ -103,8 +103,10 @@ class Router:
     ) -> DropReason:
         members = self.groups.get(group, ())
         reason = DropReason.NO_MEMBER
-        first, had = (sender.turn % len(members) if members else 0), sender.had
-        if members and had >= members[first].run:
+        if not members:
+            return reason
+        first, had = sender.turn % len(members), sender.had
+        if had >= members[first].run:
             first, had = first + 1, 0
         for i in range(len(members)):
             at = (first + i) % len(members)
