@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -40,7 +41,7 @@ T = TypeVar("T")
 UP_SECONDS = 60.0
 WAIT_SECONDS = 60.0
 ROUND_SECONDS = 300.0
-_STARTED = re.compile(r"^.*: started \S+ on \S+$", re.MULTILINE)
+_STARTED = re.compile(r"^(\S+ \S+),(\d{3}) .*: started \S+ on \S+$", re.MULTILINE)
 
 
 def model_document(nbytes: int, *, value: float = 0.0) -> bytes:
@@ -121,13 +122,21 @@ class Platform:
         """Wait until the gateways of so many nodes have said that they are there."""
         self.await_told(lambda told: len(told["nodes"]) >= number or None, f"{number} nodes")
 
-    def started(self) -> int:
-        """Return how many aggregators the controller has started so far, by its log."""
-        return len(_STARTED.findall(self.paths.log("controller").read_text()))
+    def started(self, until: float = math.inf) -> int:
+        """Return how many aggregators the controller has started, by its log.
+
+        ``until`` (unix seconds) leaves out those of a round that opened since.
+        """
+        log = self.paths.log("controller").read_text()
+        return sum(_unix(at, ms) <= until for at, ms in _STARTED.findall(log))
 
     def admin(self, node: str = "node-0") -> AgentAdmin:
         """Return a connection to a node's agent."""
         return AgentAdmin(naming.admin_socket(self.paths.run, node))
+
+
+def _unix(local: str, milliseconds: str) -> float:
+    return time.mktime(time.strptime(local, "%Y-%m-%d %H:%M:%S")) + int(milliseconds) / 1e3
 
 
 def _cpu_of(pid: int) -> float:

@@ -183,7 +183,7 @@ class Lifl:
                 f"{self.name}: {job.summary['aggregated']} of {job.number} updates were aggregated"
             )
         opened, committed = (_monotonic(job.summary[what]) for what in ("opened", "committed"))
-        started = self.platform.started()
+        started = self.platform.started(until=job.summary["committed"])
         created, self._told = started - self._told, started
         return Round(
             wall=committed - opened if self._from_open else end - start,

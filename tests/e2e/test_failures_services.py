@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 
@@ -58,11 +59,19 @@ def test_the_gateway_dies_whole_in_the_middle_of_an_upload(
         sock.sendall(job.head(3, number, len(body), samples="4") + body[: len(body) // 2])
         wait_for(lambda: running.usage(job.name).writing or None, "the upload to have begun")
         victim = running.kill("gateway-0")
-        assert sock.recv(100) == b""
+        assert ended(sock)
     running.back(victim, "gateway-0")
     for client in (3, 4, 5):
         job.deliver(client, number)
     rounds.end(number)
+
+
+def ended(sock: socket.socket) -> bool:
+    """Whether the other side is gone; the kernel resets where it left bytes unread."""
+    try:
+        return sock.recv(100) == b""
+    except ConnectionResetError:
+        return True
 
 
 @contextlib.contextmanager
