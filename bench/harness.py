@@ -40,6 +40,7 @@ T = TypeVar("T")
 
 UP_SECONDS = 60.0
 WAIT_SECONDS = 60.0
+PARK_SECONDS = 5.0
 ROUND_SECONDS = 300.0
 _STARTED = re.compile(r"^(\S+ \S+),(\d{3}) .*: started \S+ on \S+$", re.MULTILINE)
 
@@ -347,23 +348,17 @@ class Job:
                     time.sleep(0.02)  # a gateway that just began to serve a job tells nobody
 
     def wait_for_version(self, version: int) -> float:
-        """Return when (monotonic seconds) a GET first answered with model ``version``.
+        """Return when (monotonic seconds) a GET was answered with model ``version``.
 
-        Nobody asks before the coordinator has told of it: that would compete with what is
-        measured.
+        It waits at the gateway, as a reader who wants the model does.
         """
-
-        def probe(told: dict[str, Any]) -> bool | None:
-            return self._view_in(told)["version"] >= version or None
-
-        self.platform.await_told(probe, f"version {version} of {self.name}")
-        path = f"/v1/jobs/{self.name}/model?version={version}"
+        path = f"/v1/jobs/{self.name}/model?version={version}&wait={PARK_SECONDS:.0f}"
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
             answer = self.http.request("GET", path, headers={"Range": "bytes=0-7"})
             if answer.status in (200, 206):
                 return time.monotonic()
-            time.sleep(0.001)  # the gateway hears of it at the same moment as we
+            time.sleep(0.01)  # 503: a gateway that just began to serve the job
         raise TimeoutError(f"model version {version} was not readable within {WAIT_SECONDS} s")
 
     def check(self, sent: list[Sent]) -> None:

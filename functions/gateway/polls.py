@@ -1,13 +1,14 @@
 """Long polls: what a client is told, and the clients that wait to be told.
 
-Why: clients ask for work by a request that is held until there is some. A
-parked poll is a greenlet with an event, not a thread, so thousands cost
+Why: clients ask for work, or for a model to come, by a request that is held until there is
+some. A parked poll is a greenlet with an event, not a thread, so thousands cost
 nothing until their job changes. Whether a poll is due is a pure function of
 the view. It must not read sockets.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 from zlib import crc32
@@ -31,6 +32,11 @@ def due(view: JobView, client: str, after: int | None) -> bool:
     if view.state != "open":
         return False
     return view.round > after or (client in view.lost and view.chosen(client))
+
+
+def published(view: JobView, version: int) -> bool:
+    """Whether who waits for a model ``version`` is to be answered now: it is there, or never is."""
+    return view.over or (view.version >= version and view.model is not None)
 
 
 def answer(view: JobView, client: str, *, node: str, url: str, now: float) -> dict[str, Any]:
@@ -67,11 +73,10 @@ def _any_node(view: JobView, client: str, node: str) -> str:
 
 
 class _Waiter:
-    __slots__ = ("after", "client", "event")
+    __slots__ = ("event", "is_due")
 
-    def __init__(self, client: str, after: int) -> None:
-        self.client = client
-        self.after = after
+    def __init__(self, is_due: Callable[[JobView], bool]) -> None:
+        self.is_due = is_due
         self.event = Event()
 
 
@@ -88,11 +93,11 @@ class Polls:
         """Return how many polls wait."""
         return sum(len(w) for w in self._waiting.values())
 
-    def park(self, job: str, client: str, after: int, seconds: float) -> None:
+    def park(self, job: str, is_due: Callable[[JobView], bool], seconds: float) -> None:
         """Return when the poll is due, ``seconds`` have passed, or the gateway stops."""
         if self._closed:
             return
-        waiter = _Waiter(client, after)
+        waiter = _Waiter(is_due)
         waiting = self._waiting.setdefault(job, set())
         waiting.add(waiter)
         try:
@@ -102,11 +107,11 @@ class Polls:
 
     def changed(self, view: JobView) -> None:
         """Wake the polls that ``view`` makes due, a batch at a time."""
-        told = (view.round, view.state, view.lost)
+        told = (view.round, view.state, view.lost, view.version, view.model)
         if self._told.get(view.job) == told:
             return
         self._told[view.job] = told
-        self._wake([w for w in self._waiting.get(view.job, ()) if due(view, w.client, w.after)])
+        self._wake([w for w in self._waiting.get(view.job, ()) if w.is_due(view)])
 
     def forget(self, job: str) -> None:
         """Wake everybody who waits for a job that is gone."""

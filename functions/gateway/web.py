@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
 from flask import Flask, Response, jsonify, request
@@ -18,7 +18,7 @@ from functions.gateway.access import Access
 from functions.gateway.body import RequestBody
 from functions.gateway.gateway import Gateway
 from functions.gateway.model import ModelBody, byte_range
-from functions.gateway.polls import answer, due, patience
+from functions.gateway.polls import answer, due, patience, published
 from functions.gateway.problems import Refused
 from functions.gateway.transfers import TransferHead
 from functions.gateway.upload import read_head
@@ -114,11 +114,9 @@ class _Web:
         after = None if "after" not in request.args else _number(request.args["after"], "after")
         seconds = patience(_seconds(request.args.get("wait")), gateway.settings.poll_cap)
         gateway.watch.met(job, client)
-        if not due(view, client, after) and seconds and after is not None:
+        if not due(view, client, after) and seconds:
             with request.environ[YIELD]():  # lets others run first: there may be news already
-                if not due(self._view(job), client, after):
-                    gateway.polls.park(job, client, after, seconds)
-            view = self._view(job)
+                view = self._parked(job, lambda v: due(v, client, after), seconds)
         url = gateway.settings.public_url or gateway.settings.url
         told = answer(view, client, node=gateway.node, url=url, now=time.time())
         response = jsonify(told)
@@ -158,14 +156,15 @@ class _Web:
     def model(self, job: str) -> ResponseReturnValue:
         view = self._view(job)
         self._access.reader(request, view)
-        version = view.version
-        if "version" in request.args and _number(request.args["version"], "version") != version:
-            raise Refused(
-                404,
-                "version-gone",
-                f"the job's model is version {version}; ask for your work again",
-                where="version",
+        if "version" in request.args:
+            asked = _number(request.args["version"], "version")
+            seconds = patience(
+                _seconds(request.args.get("wait", "0")), self._gateway.settings.poll_cap
             )
+            view = self._parked(job, lambda v: published(v, asked), seconds)
+            if asked != view.version:
+                raise _other_version(asked, view.version)
+        version = view.version
         etag = f"{job}-{version}"
         headers = {
             HEADER_MODEL_VERSION: str(version),
@@ -243,6 +242,12 @@ class _Web:
                 response.headers[name] = told.headers[name]
         return response
 
+    def _parked(self, job: str, is_due: Callable[[JobView], bool], seconds: float) -> JobView:
+        """Return the job's view once it is due, or after ``seconds``."""
+        if seconds and not is_due(self._view(job)):
+            self._gateway.polls.park(job, is_due, seconds)
+        return self._view(job)
+
     def _view(self, job: str) -> JobView:
         try:
             return self._gateway.watch.view(job)
@@ -250,6 +255,14 @@ class _Web:
             raise Refused(
                 404, "no-such-job", f"there is no job {job[:80]!r}", where="job"
             ) from None
+
+
+def _other_version(asked: int, present: int) -> Refused:
+    if asked < present:
+        detail = f"the job's model is version {present}; ask for your work again"
+        return Refused(404, "version-gone", detail, where="version")
+    detail = f"the job's model is version {present} so far; wait=SECONDS waits for another"
+    return Refused(404, "version-not-there-yet", detail, where="version")
 
 
 def _number(raw: str, where: str, limit: int = MAX_NUMBER) -> int:

@@ -161,7 +161,31 @@ def test_the_model_with_ranges_and_validators(kit: GatewayKit) -> None:
     assert kit.get(MODEL, **{"Range": "bytes=0-1", "If-Range": '"other"'})[0] == 200
     status, raw, headers = kit.get(MODEL, **{"If-None-Match": f'"{JOB}-1"'})
     assert (status, raw, headers["ETag"]) == (304, b"", f'"{JOB}-1"')
-    assert json.loads(kit.get(f"{MODEL}?version=5")[1])["code"] == "version-gone"
+    assert json.loads(kit.get(f"{MODEL}?version=5")[1])["code"] == "version-not-there-yet"
+    assert json.loads(kit.get(f"{MODEL}?version=0")[1])["code"] == "version-gone"
+
+
+def test_a_reader_waits_for_a_model_to_come(kit: GatewayKit) -> None:
+    put_model(kit, 7, 1)
+    thread, found = in_thread(lambda: kit.get(f"{MODEL}?version=2&wait=20"))
+    await_true(lambda: parked(kit) == 1)
+    kit.publish(phase="closing")
+    assert parked(kit) == 1
+    began = time.monotonic()
+    put_model(kit, 9, 2)
+    thread.join(5)
+    assert time.monotonic() - began < 1
+    assert found[0][:2] == (200, document(SMALL, 9))
+    began = time.monotonic()
+    status, raw, _ = kit.get(f"{MODEL}?version=3&wait=0.3")
+    assert (status, json.loads(raw)["code"]) == (404, "version-not-there-yet")
+    assert 0.3 <= time.monotonic() - began < 2
+    assert json.loads(kit.get(f"{MODEL}?version=3&wait=x")[1])["where"] == "wait"
+    thread, found = in_thread(lambda: kit.get(f"{MODEL}?version=3&wait=20"))
+    await_true(lambda: parked(kit) == 1)
+    kit.coordinator.bump(phase="failed")
+    thread.join(5)
+    assert found[0][0] == 404
 
 
 def test_an_old_model_is_freed_when_its_last_reader_has_gone(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from functions.gateway import problems
 from functions.gateway.attach import Gate
 from functions.gateway.later import Later, patiently
 from functions.gateway.model import byte_range
-from functions.gateway.polls import Polls, answer, due, patience
+from functions.gateway.polls import Polls, answer, due, patience, published
 from functions.gateway.problems import Refused
 from functions.gateway.receive import Hashes, Limits
 from functions.gateway.settings import GatewaySettings
@@ -71,6 +71,23 @@ def test_when_a_poll_is_due(changes: dict[str, Any], after: int | None, expected
     assert due(view(**changes), "a", after) is expected
 
 
+MODEL = {"node": "node-0", "slot": 1, "generation": 1, "doc_start": 0, "doc_bytes": 8}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"version": 2, "model": MODEL}, False),
+        ({"version": 3, "model": None}, False),
+        ({"version": 3, "model": MODEL}, True),
+        ({"version": 4, "model": MODEL}, True),
+        ({"version": 2, "model": None, "phase": "stopped"}, True),
+    ],
+)
+def test_when_a_reader_has_its_model(changes: dict[str, Any], expected: bool) -> None:
+    assert published(view(**changes), 3) is expected
+
+
 def test_a_poll_names_the_node_that_placement_chose() -> None:
     told = answer(view(deadline=50.0), "a", node="node-0", url="http://here", now=60.0)
     assert told["upload_url"] == "http://n1/v1/jobs/digits/rounds/3/updates"
@@ -104,7 +121,7 @@ def test_parked_polls_wake_for_what_concerns_them_only() -> None:
     ended: list[str] = []
 
     def park(client: str, after: int) -> None:
-        polls.park("digits", client, after, 20)
+        polls.park("digits", lambda v: due(v, client, after), 20)
         ended.append(client)
 
     waiting = [gevent.spawn(park, c, n) for c, n in (("a", 3), ("b", 3), ("z", 7))]
@@ -120,7 +137,7 @@ def test_parked_polls_wake_for_what_concerns_them_only() -> None:
     polls.close()
     gevent.joinall(waiting, timeout=1, raise_error=True)
     assert polls.parked == 0
-    polls.park("digits", "late", 3, 20)  # returns at once
+    polls.park("digits", lambda v: due(v, "late", 3), 20)  # returns at once
 
 
 def test_an_unchanged_schema_is_read_once() -> None:
