@@ -28,6 +28,7 @@ from gevent.socket import wait as wait_event
 from gunicorn.http.body import ChunkedReader, LengthReader
 from gunicorn.http.errors import NoMoreData, ParseException
 
+from functions.gateway.buffers import ReceiveBuffers
 from functions.gateway.problems import ClientGone, Refused
 from functions.gateway.turns import PATIENCE, Turns
 from lifl.errors import LiflError
@@ -55,6 +56,7 @@ class RequestBody:
         sock: GeventSocket,
         request: Any,
         turns: Turns,
+        buffers: ReceiveBuffers,
         *,
         idle: float,
         rate: float,
@@ -67,6 +69,7 @@ class RequestBody:
         self._rate = rate
         self._waited = 0.0
         self._turn = turns.join()
+        self._buffers = buffers
         self._watcher: Any = None
         self._poll: Any = None
         self._low_water = 1
@@ -112,6 +115,8 @@ class RequestBody:
             self._sock.sendall(_CONTINUE)
         if self._plain and not self._buffered:
             held = self._reader.unreader.take_buffered()
+            if self.length:
+                self._buffers.offer(self._sock, self.length)
             self._buffered = held[: self._reader.length]
             if len(held) > len(self._buffered):  # the next, pipelined request
                 self._reader.unreader.unread(held[len(self._buffered) :])

@@ -18,6 +18,7 @@ from functions.gateway import problems
 from functions.gateway.admission import Coordinator
 from functions.gateway.attach import Attachments, boot_id
 from functions.gateway.body import RequestBody
+from functions.gateway.buffers import ReceiveBuffers
 from functions.gateway.ingest import Ingest
 from functions.gateway.metrics import Metrics
 from functions.gateway.model import Models
@@ -78,6 +79,7 @@ class Gateway:
         self.front = HttpClient(function.coordinator_url, timeout=FRONT_TIMEOUT)
         self.polls = Polls()
         self._turns = Turns()
+        self._buffers = ReceiveBuffers()
         self.metrics = Metrics(lambda: self.polls.parked)
         self.attachments = Attachments(  # the lambdas speak of parts made below
             function.agent_socket,
@@ -144,6 +146,7 @@ class Gateway:
             sock,
             request,
             self._turns,
+            self._buffers,
             idle=self.settings.body_idle,
             rate=self.settings.body_rate,
             expects_continue=expects_continue,

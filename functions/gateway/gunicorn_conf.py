@@ -9,17 +9,10 @@ event loop nobody asked for.
 from __future__ import annotations
 
 import os
-import socket
 from typing import Any
 
+from functions.gateway.buffers import hold
 from lifl.limits import allow_most_files
-
-RECEIVE_BUFFER = 4 << 20
-"""Bytes a client may send before it is read; the kernel's own limit may be lower.
-
-A new connection's window is small and grows as it is read, so without this the
-first megabytes of an update wait while its head is judged.
-"""
 
 allow_most_files()  # the worker inherits it
 
@@ -39,4 +32,4 @@ graceful_timeout = 30
 def when_ready(server: Any) -> None:
     """Let accepted connections inherit a large receive buffer."""
     for listener in server.LISTENERS:
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        hold(listener.sock)
