@@ -68,6 +68,8 @@ class Installation:
             kubectl("-n", SYSTEM, "rollout", "status", what, "--timeout=180s")
         until(_webhook_has_certificate, "the webhook's certificate")
         activator = self.platform == "knative" and not _activator_tells()
+        if self.platform == "knative":
+            self._apply("deploy/knative")
         self._apply(FOLDERS[self.platform])
         if activator:
             kubectl("-n", "knative-serving", "rollout", "restart", "deployment", "activator")

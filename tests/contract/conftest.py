@@ -30,7 +30,7 @@ def stack() -> dict[str, Any]:
 
 Object = dict[str, Any]
 
-FOLDERS = ("deploy/base", "knative", "k8s", "openfaas")
+FOLDERS = ("deploy/base", "deploy/knative", "knative", "k8s", "openfaas")
 """What is applied, in this order (deploy/openfaas is deploy/base, for OpenFaaS)."""
 
 

@@ -99,7 +99,7 @@ def features(node: Object, value: Any) -> Iterator[str]:
 
 
 def config(objects: Objects, name: str) -> dict[str, str]:
-    (found,) = (o for o in objects["knative"] if o["metadata"]["name"] == name)
+    (found,) = (o for o in objects["deploy/knative"] if o["metadata"]["name"] == name)
     assert found["metadata"]["namespace"] == "knative-serving"
     data: dict[str, str] = found["data"]
     return data
@@ -136,6 +136,14 @@ def test_the_definition_refuses(
     spoil(spoilt)
     with pytest.raises(ValidationError):
         Draft202012Validator(schema).validate(spoilt)
+
+
+def test_who_deletes_the_functions_leaves_knative_alone(objects: Objects) -> None:
+    assert {o["metadata"]["namespace"] for o in objects["deploy/knative"]} == {"knative-serving"}
+    for folder in set(objects) - {"deploy/knative"}:
+        for one in objects[folder]:
+            names = one["metadata"].get("namespace", ""), one["metadata"]["name"]
+            assert not any(n.startswith("knative-") for n in names), (folder, names)
 
 
 def test_the_feature_flags_are_those_the_services_need(
