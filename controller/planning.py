@@ -21,8 +21,6 @@ from controller.view import COLLECTING, JobView, NodeView
 from lifl.platform.api import Aggregator
 from lifl.topology import Plan
 
-ABOVE_LEAVES = 2
-"""A middle and a top, which a node may have beside its leaves."""
 LEAVES_PER_PROCESSOR = 2
 MANY = 1024
 """Leaves of a node where nothing bounds them but the updates."""
@@ -79,6 +77,7 @@ def make_plan(
             limits=_limits(job.job, nodes, running, policies),
             home=job.home,
             hierarchical=policies.hierarchy,
+            promote=policies.reuse,
         ),
         [Warm(a.name, a.node, levels.get(a.name)) for a in warm],
         lambda k: f"{job.job}-agg-{k}",
@@ -105,16 +104,17 @@ def _with_room(nodes: Iterable[NodeView]) -> list[NodeView]:
 def _limits(
     job: str, nodes: Iterable[NodeView], running: Iterable[Aggregator], policies: PolicySettings
 ) -> dict[str, int]:
-    """Return the most leaves of each node, beside other jobs' aggregators, a middle and a top.
+    """Return the most leaves of each node, beside other jobs' aggregators and what is above.
 
-    Two leaves for each processor are enough, one adds while the other hands its sum on, and
-    more only cost; without the hierarchy nobody looks at processors. One aggregator a node
-    must have.
+    That is a top, and a middle unless the last leaf is. Two leaves for each processor are
+    enough, one adds while the other hands its sum on, and more only cost; without the hierarchy
+    nobody looks at processors. One aggregator a node must have.
     """
     others = Counter(a.node for a in running if a.job != job)
+    above = 1 if policies.reuse and policies.hierarchy else 2
     limits = {}
     for n in nodes:
-        room = MANY if n.room is None else n.room - others[n.name] - ABOVE_LEAVES
+        room = MANY if n.room is None else n.room - others[n.name] - above
         most = MANY
         if policies.hierarchy:
             most = policies.leaves or int(LEAVES_PER_PROCESSOR * n.processors)
@@ -159,8 +159,8 @@ def _expected_by(plans: Iterable[Plan]) -> Counter[str]:
     """Return how many updates are expected per node."""
     found: Counter[str] = Counter()
     for plan in plans:
-        for node in plan.nodes:
-            found[node] += sum(role.goal for role in plan.entry(node))
+        for name, own in plan.own().items():
+            found[plan.role(name).node] += own
     return found
 
 
@@ -172,6 +172,7 @@ def with_newcomers(job: JobView, plan: Plan) -> Plan:
     new = [c for c in job.names if c not in plan.clients]
     if not new:
         return plan
-    where = [r.node for node in plan.nodes for r in plan.entry(node) for _ in range(r.goal)]
+    own = plan.own()
+    where = [r.node for node in plan.nodes for r in plan.on(node) for _ in range(own[r.name])]
     more = {c: where[i % len(where)] for i, c in enumerate(new, start=len(plan.clients))}
     return replace(plan, epoch=plan.epoch + 1, clients={**plan.clients, **more})

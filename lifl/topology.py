@@ -116,32 +116,37 @@ class Plan:
         """Return the roles of one node."""
         return tuple(r for r in self.roles if r.node == node)
 
-    def leaves(self, node: str) -> tuple[Role, ...]:
-        """Return the roles that take client updates on ``node``: those with no child there."""
-        parents = {r.parent for r in self.roles}
-        return tuple(r for r in self.on(node) if r.name not in parents)
+    def own(self) -> dict[str, int]:
+        """Return how many client updates each role takes itself, by its name.
+
+        A goal counts inputs; what it has beyond one for each child are updates.
+        """
+        children = Counter(r.parent for r in self.roles)
+        return {r.name: max(0, r.goal - children[r.name]) for r in self.roles}
 
     def entry(self, node: str) -> tuple[Role, ...]:
-        """Return where updates that arrive at ``node`` go: its leaves, or its only aggregator."""
-        return self.leaves(node) or self.on(node)
+        """Return where updates that arrive at ``node`` go, in the order in which they are filled.
+
+        Those that take updates themselves, leaves first: what else sums partials can do so
+        until it has its share. If nobody does, any who is there.
+        """
+        here, own = self.on(node), self.own()
+        takers = [r for r in here if own[r.name]]
+        return tuple(sorted(takers, key=lambda r: r.level is not Level.LEAF)) or here
 
     def children(self, name: str) -> Iterator[Role]:
         """Yield the roles that send to ``name``."""
         return (r for r in self.roles if r.parent == name)
 
     def expected(self) -> dict[str, int]:
-        """Return how many client updates each role's output should cover, by its name.
-
-        A goal counts inputs; what it has beyond one for each child are updates.
-        """
+        """Return how many client updates each role's output should cover, by its name."""
         by_name = {r.name: r for r in self.roles}
-        children = Counter(r.parent for r in self.roles)
+        own = self.own()
         found = dict.fromkeys(by_name, 0)
         for role in self.roles:
-            own = max(0, role.goal - children[role.name])
             above: Role | None = role
             while above is not None:
-                found[above.name] += own
+                found[above.name] += own[role.name]
                 above = None if above.parent is None else by_name[above.parent]
         return found
 

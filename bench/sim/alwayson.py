@@ -44,7 +44,7 @@ class AlwaysOn(Play):
         self._finish = costs.finish + costs.finish_per_byte * nbytes
         self._servers = [Server(world.nodes[seat.node], seat) for seat in tree.seats]
         self._entry = {
-            n: [[i, tree.seats[i].inputs] for i in reversed(seats)]
+            n: [[i, tree.seats[i].own] for i in reversed(seats)]
             for n, seats in tree.entry().items()
         }
 

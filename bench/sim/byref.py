@@ -111,7 +111,7 @@ class Gate:
     def __init__(self, play: ByReference, node: Node, entry: list[Adder], adders: int) -> None:
         self._play = play
         self.node = node
-        self._entry = deque((adder, adder.seat.inputs) for adder in entry)
+        self._entry = deque((adder, adder.seat.own) for adder in entry)
         scenario = play.world.scenario
         affordable = int(scenario.memory / POOL_SHARE / scenario.nbytes)
         self.slots = max(affordable, (FEW + SPARE) * (adders + 2))

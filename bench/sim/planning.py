@@ -27,15 +27,15 @@ JOB = "sim"
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """An aggregator of a round: ``covers`` updates are summed below it, ``inputs`` by itself.
+    """An aggregator of a round: ``covers`` updates are in its sum, ``own`` it takes itself.
 
     ``node`` and ``parent`` are numbers, the latter of a seat, None for the top. ``start``: it
-    does not run yet. Seats that no other sends to take clients' updates.
+    does not run yet.
     """
 
     node: int
     covers: int
-    inputs: int
+    own: int
     parent: int | None
     start: bool
 
@@ -50,10 +50,10 @@ class Tree:
     def entry(self) -> dict[int, list[int]]:
         """Return the seats that take clients' updates, by node, in the order of their filling."""
         parents = {s.parent for s in self.seats}
+        takers = (i for i, s in enumerate(self.seats) if s.own)
         found: dict[int, list[int]] = {}
-        for i, seat in enumerate(self.seats):
-            if i not in parents:
-                found.setdefault(seat.node, []).append(i)
+        for i in sorted(takers, key=lambda i: i in parents):
+            found.setdefault(self.seats[i].node, []).append(i)
         return found
 
 
@@ -108,13 +108,13 @@ class Controlled:
         return Tree(seats, plan.timing is Timing.EAGER)
 
     def _seats(self, plan: Plan) -> tuple[Seat, ...]:
-        covers = plan.expected()
+        covers, own = plan.expected(), plan.own()
         index = {role.name: i for i, role in enumerate(plan.roles)}
         return tuple(
             Seat(
                 self._nodes.number[role.node],
                 covers[role.name],
-                role.goal,
+                own[role.name],
                 None if role.parent is None else index[role.parent],
                 role.name not in self._running,
             )
@@ -212,17 +212,23 @@ def spread(
     bins = [Bin(name, float(updates)) for name in nodes.names]
     counts = place(itertools.repeat(1.0, updates), bins, Policy.WORST_FIT).counts
     return shape(
-        counts, fan_in=scenario.fan_in, limits=limits, home=nodes.names[0], hierarchical=middles
+        counts,
+        fan_in=scenario.fan_in,
+        limits=limits,
+        home=nodes.names[0],
+        hierarchical=middles,
+        promote=False,
     )
 
 
 def _seats(places: Sequence[Place], nodes: Nodes) -> tuple[Seat, ...]:
     children = {p.parent for p in places}
-    covers = [0 if i in children else p.goal for i, p in enumerate(places)]
+    own = [0 if i in children else p.goal for i, p in enumerate(places)]
+    covers = list(own)
     for i in range(len(places) - 1, 0, -1):  # parents come first
         covers[places[i].parent or 0] += covers[i]
     return tuple(
-        Seat(nodes.number[p.node], covers[i], p.goal, p.parent, start=False)
+        Seat(nodes.number[p.node], covers[i], own[i], p.parent, start=False)
         for i, p in enumerate(places)
     )
 

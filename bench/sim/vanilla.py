@@ -173,7 +173,7 @@ class Vanilla(Play):
         self._finish = costs.finish + costs.finish_per_byte * scenario.nbytes
         self._covered = [0] * len(tree.seats)
         self._entry = {
-            n: [[i, tree.seats[i].inputs] for i in reversed(seats)]
+            n: [[i, tree.seats[i].own] for i in reversed(seats)]
             for n, seats in tree.entry().items()
         }
         self._brokers: dict[int, Broker] = {}

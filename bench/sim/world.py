@@ -172,7 +172,7 @@ def deal(tree: Tree, arrivals: Seconds, rng: np.random.Generator) -> dict[int, S
     ValueError
         if the plan is not for so many clients.
     """
-    counts = {n: sum(tree.seats[i].inputs for i in seats) for n, seats in tree.entry().items()}
+    counts = {n: sum(tree.seats[i].own for i in seats) for n, seats in tree.entry().items()}
     if sum(counts.values()) != len(arrivals):
         raise ValueError(f"a plan for {sum(counts.values())} clients, but {len(arrivals)} come")
     if len(counts) == 1:

@@ -38,6 +38,7 @@ def shape(
     limits: Mapping[str, int],
     home: str | None = None,
     hierarchical: bool = True,
+    promote: bool = True,
 ) -> tuple[Place, ...]:
     """Return the tree for ``updates`` expected per node, the top first.
 
@@ -46,6 +47,11 @@ def shape(
     a lone leaf sends straight to the top. The top is on the node with most
     updates; among equals on ``home`` (the coordinator's node), else the first
     by name. ``limits`` are the most leaves of each node.
+
+    With ``promote`` the last of a node's leaves is its middle, or top, as well: what sums the
+    node's partials waits for them, and takes a share of the updates itself meanwhile. That is one
+    aggregator and one sum less for each node, and the round's last update is added where it ends.
+    (LIFL, MLSys 2024, reuses a leaf as a middle or top within a round.)
 
     Not ``hierarchical``: there are no middles, as where replicas follow concurrency alone
     (``ceil(concurrency / target)``, the stock autoscaler of Knative Serving, whose target is the
@@ -60,14 +66,19 @@ def shape(
         return (Place(top_node, Level.TOP, used[top_node], None),)
 
     middles = [node for node in used if hierarchical and len(used) > 1 and leaves[node] > 1]
-    incoming = sum(1 if node in middles else leaves[node] for node in used)
-    places = [Place(top_node, Level.TOP, incoming, None)]
-    for node, n in used.items():
+    shares = {node: _shares(n, leaves[node]) for node, n in used.items()}
+    own = dict.fromkeys(used, 0)
+    if promote and hierarchical:
+        own |= {n: shares[n].pop() for n in (middles if len(used) > 1 else used)}
+    incoming = sum(1 if node in middles else len(shares[node]) for node in used)
+    at_top = own[top_node] if len(used) == 1 else 0
+    places = [Place(top_node, Level.TOP, incoming + at_top, None)]
+    for node in used:
         parent = 0
         if node in middles:
             parent = len(places)
-            places.append(Place(node, Level.MIDDLE, leaves[node], 0))
-        places += [Place(node, Level.LEAF, goal, parent) for goal in _shares(n, leaves[node])]
+            places.append(Place(node, Level.MIDDLE, len(shares[node]) + own[node], 0))
+        places += [Place(node, Level.LEAF, goal, parent) for goal in shares[node]]
     return tuple(places)
 
 

@@ -113,7 +113,8 @@ class Node:
         if self.settings.pool_warm <= 0:
             return
         here = plan.on(self.settings.node)
-        expected = sum(r.goal for r in plan.entry(self.settings.node))
+        own = plan.own()
+        expected = sum(own[r.name] for r in here)
         needed = slots_needed(expected, len(here), domain.geometry.slots)
         domain.warming.goal = max(domain.warming.goal, needed)
 

@@ -67,6 +67,7 @@ class View:
         self._members = {m.endpoint: m for m in members}
         self._by_name = {m.name: m for m in self._members.values() if m.kind is Kind.AGGREGATOR}
         self._entry = [r.name for r in plan.entry(node)]
+        self._own = plan.own()
         self._expected = plan.expected()
 
     # -- who is there -------------------------------------------------------------
@@ -166,7 +167,7 @@ class View:
 
     def _goal(self, endpoint: int) -> int:
         role = self.role_of(endpoint)
-        return role.goal if role else 1
+        return self._own[role.name] if role else 1
 
     def _route(self, member: Member) -> Route:
         role = self.roles.get(member.name)

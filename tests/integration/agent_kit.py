@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -208,8 +209,9 @@ def named(agent: Agent, name: str) -> dict[str, Any]:
 
 
 def plan(*roles: tuple[str, Level, str | None], assignment: int = 1, epoch: int = 1) -> Plan:
+    children = Counter(parent for _, _, parent in roles)
     found = tuple(
-        Role(name, NODE, level, 1 if level is Level.LEAF else 2, parent)
+        Role(name, NODE, level, 1 if level is Level.LEAF else children[name] or 2, parent)
         for name, level, parent in roles
     )
     return Plan(JOB, assignment, epoch, Timing.EAGER, found)

@@ -13,8 +13,11 @@ from lifl.topology import Level, Plan, Timing
 counts_maps = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), st.integers(0, 40), max_size=4)
 
 
-def tree(counts: dict[str, int], fan_in: int = 2, limit: int = 100) -> tuple[Place, ...]:
-    return shape(counts, fan_in=fan_in, limits=dict.fromkeys(counts, limit), home="a")
+def tree(
+    counts: dict[str, int], fan_in: int = 2, limit: int = 100, *, promote: bool = False
+) -> tuple[Place, ...]:
+    limits = dict.fromkeys(counts, limit)
+    return shape(counts, fan_in=fan_in, limits=limits, home="a", promote=promote)
 
 
 def levels(places: tuple[Place, ...], node: str) -> Counter[Level]:
@@ -40,6 +43,25 @@ def test_several_nodes_have_a_middle_each_unless_they_have_one_leaf() -> None:
     assert (top.node, top.goal) == ("b", 3)
     lone = next(p for p in places if p.node == "c")
     assert lone.parent == 0
+
+
+def test_the_last_leaf_is_the_top_as_well() -> None:
+    places = tree({"a": 9}, promote=True)
+    assert [(p.level, p.goal, p.parent) for p in places] == [
+        (Level.TOP, 1 + 4, None),  # one update, four partial sums
+        *[(Level.LEAF, 2, 0)] * 4,
+    ]
+    assert tree({"a": 2}, promote=True) == tree({"a": 2})
+
+
+def test_the_last_leaf_of_each_of_several_nodes_is_its_middle_as_well() -> None:
+    places = tree({"a": 4, "b": 6, "c": 2}, promote=True)
+    assert levels(places, "a") == {Level.MIDDLE: 1, Level.LEAF: 1}
+    assert levels(places, "b") == {Level.TOP: 1, Level.MIDDLE: 1, Level.LEAF: 2}
+    assert levels(places, "c") == {Level.LEAF: 1}
+    assert (places[0].node, places[0].goal) == ("b", 3)
+    goals = {p.node: p.goal for p in places if p.level is Level.MIDDLE}
+    assert goals == {"a": 2 + 1, "b": 2 + 2}
 
 
 def test_among_equals_the_top_is_at_home() -> None:
@@ -70,20 +92,27 @@ def test_a_fan_in_below_one_is_refused() -> None:
         leaves_for(1, 0, 1)
 
 
-@given(counts_maps, st.integers(1, 8), st.integers(1, 6))
+@given(counts_maps, st.integers(1, 8), st.integers(1, 6), st.booleans())
 def test_every_tree_is_a_valid_plan_that_expects_every_update(
-    counts: dict[str, int], fan_in: int, limit: int
+    counts: dict[str, int], fan_in: int, limit: int, promote: bool
 ) -> None:
-    places = tree(counts, fan_in, limit)
+    places = tree(counts, fan_in, limit, promote=promote)
     roles = cast(places, [], lambda k: f"x-{k}").roles
     plan = Plan("j", 1, 1, Timing.EAGER, roles)
+    own = plan.own()
     for node, n in counts.items():
         entry = plan.entry(node) if n else ()
-        assert sum(r.goal for r in entry) == n
+        assert sum(own[r.name] for r in entry) == n
+        above = [r.level is not Level.LEAF for r in entry]
+        assert above == sorted(above)  # who sums partials too is filled last
+        assert len(entry) == leaves_for(n, fan_in, limit)
         assert len({r.name for r in plan.on(node) if r.level is Level.MIDDLE}) <= 1
     for role in plan.roles:
         children = list(plan.children(role.name))
-        assert not children or role.goal == len(children)
+        assert role.goal == len(children) + own[role.name]
+        assert promote or not (children and own[role.name])
+    if any(counts.values()):
+        assert plan.expected()[plan.top.name] == sum(counts.values())
     if any(counts.values()):
         most = max(counts.values())
         assert counts[plan.top.node] == most

@@ -124,7 +124,7 @@ def kinds(actions: Iterable[object]) -> list[type]:
 
 
 def test_a_job_is_brought_up_in_one_step_and_then_left_alone(rig: Rig) -> None:
-    assert kinds(rig.loop.step()) == [CreateDomain, Start, Start, Start, Apply, PutPlan]
+    assert kinds(rig.loop.step()) == [CreateDomain, Start, Start, Apply, PutPlan]
     assert rig.agents.calls == [("create", "j", 61000, 8, 2), ("apply", 1)]
     assert rig.loop.step() == []
     rig.open()
@@ -142,7 +142,7 @@ def test_what_failed_is_done_at_the_next_look(rig: Rig, error: Exception) -> Non
 def test_an_agent_that_is_away_holds_up_only_its_own(rig: Rig) -> None:
     rig.agents.domains.add("j")
     rig.agents.away = True
-    assert kinds(rig.loop.step()) == [Start, Start, Start, PutPlan]
+    assert kinds(rig.loop.step()) == [Start, Start, PutPlan]
     rig.agents.away = False
     rig.open()
     assert kinds(rig.loop.step()) == [Apply]

@@ -96,13 +96,17 @@ def test_a_node_takes_what_was_measured_for_it() -> None:
 
 def test_a_node_has_no_more_leaves_than_it_has_room_for() -> None:
     made = plan(16, NodeView("a", "1", room=5))
-    assert len(made.leaves("a")) == 3
+    assert len(made.roles) == 4  # the last leaf is the top as well; one is left for a middle
     others = [Aggregator(f"o{i}", "other", "a") for i in range(2)]
     made = make_plan(
         job(16), (), [NodeView("a", "1", room=5)], others, previous=None, policies=POLICIES
     )
-    assert len(made.roles) <= 3
-    assert len(plan(16, NodeView("a", "1", room=500)).leaves("a")) == 8
+    assert len(made.roles) == 2
+    alone = replace(POLICIES, reuse=False)
+    apart = plan(16, NodeView("a", "1", room=5), policies=alone)
+    assert len(apart.entry("a")) == 3
+    assert len(apart.roles) == 4
+    assert len(plan(16, NodeView("a", "1", room=500)).entry("a")) == 8
 
 
 def test_a_node_without_room_for_an_aggregator_is_passed_over_if_another_has() -> None:
@@ -131,18 +135,18 @@ def test_a_job_stays_where_its_aggregators_are_warm_although_the_coordinator_is_
 def test_a_node_has_two_leaves_for_each_processor_at_most() -> None:
     measured = PolicySettings(capacity=20.0)
     made = plan(16, NodeView("a", "1", processors=3), policies=measured)
-    assert len(made.leaves("a")) == 6
-    assert len(plan(4, NodeView("a", "1", processors=3), policies=measured).leaves("a")) == 2
+    assert len(made.entry("a")) == 6
+    assert len(plan(4, NodeView("a", "1", processors=3), policies=measured).entry("a")) == 2
     shared = NodeView("a", "1", processors=0.4)
     assert [r.level for r in plan(16, shared, policies=measured).roles] == [Level.TOP]
     told = PolicySettings(capacity=20.0, leaves=5)
-    assert len(plan(16, NodeView("a", "1", processors=3), policies=told).leaves("a")) == 5
+    assert len(plan(16, NodeView("a", "1", processors=3), policies=told).entry("a")) == 5
 
 
 def test_without_hierarchy_leaves_follow_the_updates_alone() -> None:
     off = PolicySettings(capacity=20.0, hierarchy=False)
     made = plan(32, NodeView("a", "1"), NodeView("b", "1", room=6), policies=off)
-    assert (len(made.leaves("a")), len(made.leaves("b"))) == (10, 4)
+    assert (len(made.entry("a")), len(made.entry("b"))) == (10, 4)
     assert not [r for r in made.roles if r.level is Level.MIDDLE]
 
 

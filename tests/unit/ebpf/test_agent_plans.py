@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -30,13 +31,20 @@ GROUP = 5
 
 
 def plan(*roles: tuple[str, str, str | None], timing: Timing = Timing.EAGER) -> Plan:
+    children = Counter(parent for _, _, parent in roles)
     return Plan(
         "job",
         7,
         3,
         timing,
         tuple(
-            Role(name, node, Level.TOP if parent is None else Level.LEAF, 4, parent)
+            Role(
+                name,
+                node,
+                Level.TOP if parent is None else Level.LEAF,
+                children[name] or 4,
+                parent,
+            )
             for name, node, parent in roles
         ),
     )
@@ -69,6 +77,19 @@ def test_the_wiring_of_the_coordinators_node():
     assert (row.final, row.parent_remote) == (False, False)
     assert wiring.rows[66].final
     assert wiring.rows[67] == IDLE
+
+
+def test_who_sums_partials_and_updates_is_filled_last():
+    roles = (
+        Role("top", "a", Level.TOP, 3 + 2, None),
+        Role("leaf", "a", Level.LEAF, 4, "top"),
+        Role("other", "a", Level.LEAF, 4, "top"),
+        Role("far", "b", Level.LEAF, 4, "top"),
+    )
+    wiring = view(Plan("job", 7, 3, Timing.EAGER, roles)).wiring(GROUP)
+    assert wiring.group == (Share(11, 4), Share(12, 4), Share(13, 2))
+    assert wiring.rows[66].goal == 14  # what its sum covers
+    assert view(Plan("job", 7, 3, Timing.EAGER, roles), "b").entry == []
 
 
 def test_a_parent_on_another_node_is_reached_through_the_gateway():

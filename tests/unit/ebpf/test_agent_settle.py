@@ -27,7 +27,7 @@ PLAN = Plan(
         Role("one", "a", Level.LEAF, 2, "middle"),
         Role("two", "a", Level.LEAF, 2, "middle"),
         Role("middle", "a", Level.MIDDLE, 2, "top"),
-        Role("top", "a", Level.TOP, 2),
+        Role("top", "a", Level.TOP, 1),
     ),
 )
 VIEW = View(PLAN, "a", MEMBERS, coordinator_here=True)
