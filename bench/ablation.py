@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import harness
+from bench import driver, harness
 from bench.clients import Clients
 from bench.figures import Figure, at_least, at_most, ratios
 from bench.sizes import BYTES
@@ -103,7 +103,7 @@ def _measure(
     with harness.environment(settings), harness.platform(nodes=plan["nodes"]) as platform:
         platform.await_nodes(plan["nodes"])
         for burst in plan["bursts"]:
-            job = harness.Job(
+            job = driver.Job(
                 platform,
                 f"burst-{burst}",
                 document,
@@ -119,7 +119,7 @@ def _measure(
 
 
 def _rounds(
-    step: Step, platform: harness.Platform, job: harness.Job, clients: Clients, rounds: int
+    step: Step, platform: harness.Platform, job: driver.Job, clients: Clients, rounds: int
 ) -> None:
     """Run a round to warm up, pools touched and clients known, then those that count."""
     burst = len(job.clients)

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from bench import harness
+from bench import driver, harness
 from bench.clients import Clients
 from bench.figures import Figure, at_least, ratios
 from bench.floor import receive
@@ -36,7 +36,7 @@ def run() -> list[Figure]:
 def _figure(platform: harness.Platform, label: str, nbytes: int) -> Figure:
     document = harness.model_document(nbytes)
     name = f"ingest-{label}"
-    job = harness.Job(platform, name, document, clients=CLIENTS, fan_in=CLIENTS, slots=10)
+    job = driver.Job(platform, name, document, clients=CLIENTS, fan_in=CLIENTS, slots=10)
     pairs: list[tuple[float, float, float]] = []
     try:
         with (
@@ -65,9 +65,7 @@ def _figure(platform: harness.Platform, label: str, nbytes: int) -> Figure:
     return Figure(f"ingest_ratio_{label}", "ratio", ratios(raw, sealed), at_least(0.8), notes)
 
 
-def _post(
-    job: harness.Job, client: Clients, request: tuple[str, int, bytes]
-) -> tuple[float, float]:
+def _post(job: driver.Job, client: Clients, request: tuple[str, int, bytes]) -> tuple[float, float]:
     """Return the seconds until the object was sealed, and until the client had its answer."""
     client.start([request])
     sent = client.wait()

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from bench import harness
+from bench import driver, harness
 from bench.clients import Clients, Sent
 from bench.figures import Figure, at_most
 from bench.rounds import tree
@@ -54,7 +54,7 @@ def _figure(
     slots: int | None,
 ) -> Figure:
     name = key.replace("_", "-")
-    job = harness.Job(platform, name, document, clients=clients, fan_in=2, slots=slots)
+    job = driver.Job(platform, name, document, clients=clients, fan_in=2, slots=slots)
     peaks, plan = [], None
     try:
         with Clients(min(clients, AT_ONCE), document) as senders:
@@ -90,7 +90,7 @@ def _figure(
 
 
 def _post_all(
-    job: harness.Job, senders: Clients, requests: Iterable[tuple[str, int, bytes]]
+    job: driver.Job, senders: Clients, requests: Iterable[tuple[str, int, bytes]]
 ) -> None:
     """Post every update, a few at a time; a 503 is tried again after its Retry-After."""
     waiting = list(requests)

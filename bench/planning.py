@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from bench import harness
+from bench import driver, harness
 from bench.figures import Figure, at_most
 from controller.plan.estimate import load, smooth
 from controller.plan.placement import Bin, Policy, place
@@ -127,17 +127,17 @@ def _routes() -> Figure:
     return Figure("routes_ms", "ms", samples[2:], at_most(20), notes)
 
 
-def _spread(platform: harness.Platform, document: bytes) -> tuple[harness.Job, Plan]:
+def _spread(platform: harness.Platform, document: bytes) -> tuple[driver.Job, Plan]:
     """Return a job on all nodes and its plan.
 
     The controller leaves an agent out that is not up yet. It has met all of them when
     an earlier job has its pool everywhere.
     """
-    scout = harness.Job(platform, "scout", document, clients=1, slots=8)
+    scout = driver.Job(platform, "scout", document, clients=1, slots=8)
     for i in range(NODES):
         _until(lambda n=i: _has_pool(platform, n, scout.name), f"node {i} to be met")
     scout.stop()
-    job = harness.Job(platform, "routes", document, clients=CLIENTS, fan_in=4, slots=80)
+    job = driver.Job(platform, "routes", document, clients=CLIENTS, fan_in=4, slots=80)
     job.ready()
     plan = Plan.from_json(job.view()["plan"])
     if len(plan.nodes) != NODES:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench import harness
+from bench import driver, harness
 from bench.clients import Clients
 from bench.figures import Figure, at_most, ratios
 from bench.floor import Floor, receive
@@ -42,7 +42,7 @@ def run() -> list[Figure]:
     """Return ``round_over_floor``, ``round_cpu_over_floor`` and ``eager_tail_passes``."""
     document = harness.model_document(BYTES["45mb"])
     with harness.platform() as platform, Clients(CLIENTS, document) as clients:
-        job = harness.Job(platform, "bench-round", document, clients=CLIENTS, fan_in=FAN_IN)
+        job = driver.Job(platform, "bench-round", document, clients=CLIENTS, fan_in=FAN_IN)
         floor = Floor(CLIENTS, len(document) // 4 * 4, platform.paths.state)
         rounds, floors, passes, raw = [], [], [], []
         try:
@@ -100,7 +100,7 @@ def run() -> list[Figure]:
 
 
 def _round(
-    platform: harness.Platform, job: harness.Job, clients: Clients, current: dict[str, object]
+    platform: harness.Platform, job: driver.Job, clients: Clients, current: dict[str, object]
 ) -> Round:
     requests = job.requests(current)
     version = int(str(current["version"])) + 1
@@ -114,13 +114,13 @@ def _round(
     return Round(end - start, used, sealed - max(s.last_byte for s in sent))
 
 
-def mean_sealed(job: harness.Job) -> float:
+def mean_sealed(job: driver.Job) -> float:
     """Return when the coordinator found the last mean sealed, in CLOCK_MONOTONIC seconds."""
     last = job.history()[-1]
     return float(last["summed"]) - (time.time() - time.monotonic())
 
 
-def _plan(job: harness.Job) -> Plan:
+def _plan(job: driver.Job) -> Plan:
     return Plan.from_json(job.view()["plan"])
 
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import urllib3.util.connection
 
-from bench import harness
+from bench import driver, harness
 from bench.clients import Clients
 from bench.figures import Figure, at_least, ratios
 from bench.sizes import BYTES
@@ -59,8 +59,8 @@ def run() -> list[Figure]:
     document = harness.model_document(UPDATE_BYTES)
     fast_document = harness.model_document(BYTES["45mb"])
     with harness.platform() as platform, Clients(1, fast_document) as sender:
-        slow = harness.Job(platform, "slow", document, clients=CLIENTS, fan_in=2, slots=SLOTS)
-        fast = harness.Job(platform, "fast", fast_document, clients=1, slots=8)
+        slow = driver.Job(platform, "slow", document, clients=CLIENTS, fan_in=2, slots=SLOTS)
+        fast = driver.Job(platform, "fast", fast_document, clients=1, slots=8)
         idle = platform.private_bytes()
         with _SlowClients(slow) as crowd:
             waves = [_wave(slow, fast, sender, crowd) for _ in range(WAVES)]
@@ -93,7 +93,7 @@ def run() -> list[Figure]:
     ]
 
 
-def _wave(slow: harness.Job, fast: harness.Job, sender: Clients, crowd: _SlowClients) -> Wave:
+def _wave(slow: driver.Job, fast: driver.Job, sender: Clients, crowd: _SlowClients) -> Wave:
     alone = _fast(fast, sender)
     crowd.release()
     start = time.monotonic()
@@ -111,11 +111,11 @@ def _wave(slow: harness.Job, fast: harness.Job, sender: Clients, crowd: _SlowCli
     return Wave(accepted, most, seconds, alone, statistics.median(meanwhile))
 
 
-def _fast(job: harness.Job, sender: Clients) -> float:
+def _fast(job: driver.Job, sender: Clients) -> float:
     return statistics.median(_post(job, sender) for _ in range(FAST_POSTS))
 
 
-def _post(job: harness.Job, sender: Clients) -> float:
+def _post(job: driver.Job, sender: Clients) -> float:
     """Post one update of the fast job's present round; return bytes per second."""
     current = job.ready(after=job.posted_round)
     sender.start(job.requests(current))
@@ -134,7 +134,7 @@ def _in_flight(gateway: HttpClient) -> int:
 class _SlowClients:
     """The crowd: SDK clients in threads, started together once a round."""
 
-    def __init__(self, job: harness.Job) -> None:
+    def __init__(self, job: driver.Job) -> None:
         context = mp.get_context("fork")
         self._go = [context.Semaphore(0) for _ in range(PROCESSES)]
         self._count = context.Value("i", 0)
@@ -189,7 +189,7 @@ def _pace_connections() -> None:
     urllib3.util.connection.create_connection = paced
 
 
-def _crowd(job: harness.Job, names: list[str], go, count, left) -> None:  # type: ignore[no-untyped-def]
+def _crowd(job: driver.Job, names: list[str], go, count, left) -> None:  # type: ignore[no-untyped-def]
     """Run this process's share of the clients."""
     os.nice(19)
     _pace_connections()

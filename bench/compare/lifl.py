@@ -1,45 +1,30 @@
-"""LIFL as a side of the comparison, whole and with mechanisms switched off.
+"""LIFL as a side of the comparison.
 
 Why: the platform is played as users run it: its own processes, authentication on, the global
-model checkpointed on disk before anybody can read it. The ablation is the same platform with
-other settings. It must not know the other sides.
-
-What can be switched off. *Control plane*: placement, hierarchy, reuse and eager timing, each
-by itself; ``bench/ablation.json`` names the steps. *Data plane*: with ``--dataplane socket``
-descriptors go over plain sockets, with ``ebpf`` the kernel routes them. Shared memory cannot be
-switched off, for nothing of this data plane would be left: the base below it is the *vanilla*
-side, where the same aggregator gets payloads by value.
+model checkpointed on disk before anybody can read it. Which settings make which side is
+:mod:`bench.compare.steps`'s to say. It must not know the other sides.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform as machine
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 import lifl
-from bench import harness
+from bench import driver, harness
 from bench.clients import Clients, Sent
 from bench.compare import mean
 from bench.compare.api import Group, Load, Reference, Round
 from lifl.platform import doctor
 from lifl.update import parse_header
 
-ABLATION: dict[str, Any] = json.loads((Path(__file__).parent.parent / "ablation.json").read_text())
-SPARE_SLOTS = 48
-"""Slots of an ablation's pool beyond one an update: two outputs for each aggregator of a node."""
-WHOLE_SPARE = 16
-"""The same of a whole LIFL's, on one node: five aggregators, two models, uploads that come early.
-By itself the platform gives a job no more than a quarter of the memory; where that is too little,
-clients are told to come again, which ready-made ones do not."""
 _EVERY = 9
 """Of the 64 places to look at every 9th, so the last too: each is a request, and counts as CPU."""
 
@@ -190,7 +175,7 @@ class Lifl:
             last_byte=max(s.last_byte for s in sent) - start,
             updates=job.number,
             created=created,
-            nodes=len(harness.nodes_of(job.view)),
+            nodes=len(driver.nodes_of(job.view)),
             marks=_marks(job.summary, start, sent),
         )
 
@@ -211,7 +196,7 @@ class _Job:
         self.view: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
         self._last = 0
-        self.driver = harness.Job(
+        self.driver = driver.Job(
             platform,
             f"compare-{number}",
             document,
@@ -260,64 +245,6 @@ class _Job:
         if answer.status not in (200, 206):
             raise RuntimeError(f"{path} answers {answer.status}: {answer.data[:400]!r}")
         return bytes(answer.data)
-
-
-def make(load: Load, group: Group, document: bytes) -> Lifl:
-    """Return LIFL, whole, on one node."""
-    return Lifl(load, group, document, spare=WHOLE_SPARE)
-
-
-def make_socket(load: Load, group: Group, document: bytes) -> Lifl:
-    """Return LIFL with shared memory, but descriptors over plain sockets."""
-    title = "LIFL, descriptors over plain sockets"
-    return Lifl(
-        load,
-        group,
-        document,
-        name="lifl-socket",
-        title=title,
-        dataplane="socket",
-        spare=WHOLE_SPARE,
-    )
-
-
-def ablation(
-    steps: Sequence[Mapping[str, Any]] | None = None,
-) -> dict[str, Callable[[Load, Group, bytes], Lifl]]:
-    """Return the control plane's steps as makers, base first; each has what those before it have.
-
-    All with the same data plane, on the definition's nodes.
-    """
-    switches: dict[str, str] = {
-        "LIFL_NODE_CAPACITY": str(ABLATION["node_capacity"]),
-        "LIFL_KEEP_SECONDS": str(ABLATION["keep_seconds"]),
-    }
-    found = {}
-    for i, step in enumerate(ABLATION["steps"] if steps is None else steps):
-        switches = switches | step["set"]
-        title = step["name"] if i == 0 else f"+{step['name']}"
-        found[f"step-{i}-{step['name']}"] = _step(f"step-{i}-{step['name']}", title, switches)
-    return found
-
-
-def _step(
-    name: str, title: str, switches: Mapping[str, str]
-) -> Callable[[Load, Group, bytes], Lifl]:
-    def make_step(load: Load, group: Group, document: bytes) -> Lifl:
-        return Lifl(
-            load,
-            group,
-            document,
-            name=name,
-            title=title,
-            nodes=ABLATION["nodes"],
-            fan_in=ABLATION["fan_in"],
-            switches=switches,
-            spare=SPARE_SLOTS,
-            from_open=True,
-        )
-
-    return make_step
 
 
 def _stand_ins(nodes: int, dataplane: str, *, several: bool) -> tuple[str, ...]:

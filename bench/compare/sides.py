@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from bench.compare import lifl
+from bench.compare import steps
 from bench.compare.api import Group, Load, System
 from bench.compare.peer import Venv
 
@@ -24,12 +24,12 @@ class Absent(Exception):
 
 def makers() -> dict[str, Maker]:
     """Return every side by name; those that are not installed raise Absent when called."""
-    found: dict[str, Maker] = {"lifl": lifl.make, "lifl-socket": lifl.make_socket}
+    found: dict[str, Maker] = {"lifl": steps.make, "lifl-socket": steps.make_socket}
     for name in ("serverful", "vanilla", "flower", "nvflare"):
         found[name] = _from_module(name)
     found["vanilla-warm"] = _from_module("vanilla", "make_warm")
     found["flower-inprocess"] = _from_module("flower", "make_inprocess")
-    return found | lifl.ablation()
+    return found | steps.ablation()
 
 
 def _from_module(name: str, function: str = "make") -> Maker:

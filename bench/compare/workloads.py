@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from bench.compare import arrivals
 from bench.compare.api import Load
-from bench.compare.lifl import ABLATION
+from bench.compare.steps import ABLATION
 
 MB = 1_000_000
 FACTORS: Mapping[str, tuple[float, int]] = {

@@ -29,7 +29,7 @@ from typing import Any
 
 import psutil
 
-from bench import harness, startup
+from bench import driver, harness, startup
 from bench.clients import Clients
 from bench.compare.api import Load
 from bench.sim import processes, regress
@@ -91,7 +91,7 @@ def _rounds(
     platform: harness.Platform, clients: Clients, document: bytes, number: int, effort: Effort
 ) -> dict[str, float]:
     """Return medians of rounds of so many clients: processor seconds of each part, and counts."""
-    job = harness.Job(platform, f"calibrate-{number}", document, clients=number)
+    job = driver.Job(platform, f"calibrate-{number}", document, clients=number)
     rows: list[dict[str, float]] = []
     try:
         current = job.ready()

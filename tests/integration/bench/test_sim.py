@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare import arrivals, lifl, serverful
+from bench.compare import arrivals, serverful, steps
 from bench.compare.api import Load
 from bench.compare.groups import open_group
 from bench.compare.outcome import Played, Side
@@ -69,7 +69,7 @@ def test_costs_are_those_of_a_machine(costs: Costs) -> None:
 @pytest.mark.timeout(300)
 def test_real_rounds_take_about_what_simulated_ones_do(costs: Costs, tmp_path: Path) -> None:
     watcher = Silent()
-    sides = {"lifl": lifl.make, "serverful": serverful.make}
+    sides = {"lifl": steps.make, "serverful": serverful.make}
     runner = Runner(tmp_path, sides, open_group, watcher)
     small = Workload(
         Load("burst-4", MODEL, 4, arrivals.burst(4)),

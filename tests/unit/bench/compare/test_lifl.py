@@ -9,7 +9,7 @@ import pytest
 
 from bench import harness
 from bench.clients import Sent
-from bench.compare import arrivals, lifl
+from bench.compare import arrivals, lifl, steps
 from bench.compare.api import Load
 
 
@@ -21,7 +21,7 @@ LOAD = Load("trial", "1000kb", 2, arrivals.burst(2))
 
 
 def test_steps_add_up() -> None:
-    made = {name: make(LOAD, NoGroup(), b"") for name, make in lifl.ablation().items()}
+    made = {name: make(LOAD, NoGroup(), b"") for name, make in steps.ablation().items()}
     switches = [dict(s._switches) for s in made.values()]
     base, *_, last = switches
     assert base["LIFL_PLACEMENT"] == "worstfit"
@@ -41,8 +41,8 @@ def test_stand_ins_say_what_a_side_lacks() -> None:
     assert any("plain sockets" in s for s in plain.stand_ins)
     varying = Load("trial", "1000kb", 2, arrivals.burst(2), sizes=(1, 2))
     assert any("one job for each" in s for s in lifl.Lifl(varying, NoGroup(), b"").stand_ins)
-    steps = next(iter(lifl.ablation().values()))(LOAD, NoGroup(), b"")
-    assert any("5 nodes" in s for s in steps.stand_ins)
+    base = next(iter(steps.ablation().values()))(LOAD, NoGroup(), b"")
+    assert any("5 nodes" in s for s in base.stand_ins)
 
 
 def test_settings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
