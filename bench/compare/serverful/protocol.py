@@ -28,10 +28,14 @@ HEAD = struct.Struct("<d")
 OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    ("grpc.http2.lookahead_bytes", 4 * PIECE),
+    ("grpc.http2.lookahead_bytes", 64 * PIECE),
     ("grpc.http2.max_frame_size", PIECE + 64),
 )
-"""No limit; windows and frames in which a message fits: about a tenth less CPU than by default."""
+"""No limit; frames in which a message fits: about a tenth less CPU than by default.
+
+And windows in which an update fits, as into the buffers of LIFL's gateway: 3 % less time than
+with four messages (two runs of 15 and 21 rounds in turn).
+"""
 _COUNT = struct.Struct("<Q")
 
 
