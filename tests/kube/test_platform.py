@@ -57,7 +57,7 @@ def test_a_job_is_carried_through_and_its_aggregators_are_gone_afterwards(lifl: 
     job = lifl.submit("whole", CLIENTS, 3)
     job.hold.clear()
     job.start()
-    until(lambda: len(lifl.pods()) >= 3 or None, "the aggregators' pods")
+    until(lambda: len(lifl.pods()) >= 2 or None, "the aggregators' pods")
     pods = until(lambda: bound(lifl.pods()), "them to be bound")
     for pod in pods:
         annotations = pod["metadata"]["annotations"]
@@ -65,7 +65,7 @@ def test_a_job_is_carried_through_and_its_aggregators_are_gone_afterwards(lifl: 
         assert annotations[naming.ANNOTATION_NAME].startswith("whole-agg-")
         assert annotations[naming.ANNOTATION_REGISTRATION]
         assert pod["spec"]["schedulerName"] == naming.SCHEDULER
-    assert {p["spec"]["nodeName"] for p in pods} == {"node-0"} or {"node-1"}
+    assert {p["spec"]["nodeName"] for p in pods} in ({"node-0"}, {"node-1"})
     job.hold.set()
     job.finish()
     sums(job, 3)
