@@ -244,9 +244,14 @@ class _Web:
 
     def _parked(self, job: str, is_due: Callable[[JobView], bool], seconds: float) -> JobView:
         """Return the job's view once it is due, or after ``seconds``."""
-        if seconds and not is_due(self._view(job)):
-            self._gateway.polls.park(job, is_due, seconds)
-        return self._view(job)
+        asked_of = self._view(job)
+        if not seconds or is_due(asked_of):
+            return asked_of
+        self._gateway.polls.park(job, is_due, seconds)
+        view = self._view(job)
+        if view.auth_key != asked_of.auth_key:  # another job of that name, with other tokens
+            raise Refused(404, "no-such-job", f"job {job!r} was deleted", where="job")
+        return view
 
     def _view(self, job: str) -> JobView:
         try:

@@ -188,6 +188,17 @@ def test_a_reader_waits_for_a_model_to_come(kit: GatewayKit) -> None:
     assert found[0][0] == 404
 
 
+@pytest.mark.parametrize("path", [f"{MODEL}?version=2", f"{CURRENT}?client=c1&after=1"])
+def test_who_waits_is_told_nothing_of_another_job_of_that_name(kit: GatewayKit, path: str) -> None:
+    put_model(kit, 7, 1)
+    thread, found = in_thread(lambda: kit.get(f"{path}&wait=20"))
+    await_true(lambda: parked(kit) == 1)
+    kit.coordinator.bump(auth_key="11" * 32, round=2, version=2)
+    thread.join(5)
+    assert found[0][0] == 404
+    assert json.loads(found[0][1])["code"] == "no-such-job"
+
+
 def test_an_old_model_is_freed_when_its_last_reader_has_gone(tmp_path: Path) -> None:
     from .gateway_kit import schema_of
 
