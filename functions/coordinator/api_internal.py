@@ -17,7 +17,7 @@ from functions.coordinator.records import Transfer
 from functions.coordinator.requests import Body
 from functions.coordinator.service import Coordinator
 from functions.coordinator.updates import ClaimRequest, Place
-from lifl.errors import ConfigError
+from lifl.errors import ConfigError, Unavailable
 from lifl.naming import (
     HEADER_CLAIM,
     HEADER_MODEL_VERSION,
@@ -76,6 +76,8 @@ def _watching(api: Blueprint, coordinator: Coordinator) -> None:
     def model(job: str) -> Response:
         """Send the present version from its checkpoint, for gateways without the job's pool."""
         version = coordinator.job(job).version
+        if not version.kept:
+            raise Unavailable(f"version {version.version} is on its way to the disk")
         checkpoints = Checkpoints(coordinator.settings.checkpoints, job)
         answer = send_file(
             checkpoints.path(version.model_file).resolve(),

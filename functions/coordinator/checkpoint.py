@@ -1,7 +1,7 @@
 """A job's model versions on disk.
 
-Why: a version that clients were told of must survive anything, so its files
-are complete and synced before the transaction that names them. A model file is
+Why: a version that clients were told of must survive, so its files are complete and
+synced before the transaction that names them, or soon after (``committer``). A model file is
 a canonical safetensors document written straight from shared memory, while it is
 made; an optimizer's state lies beside it as raw float32 vectors, written through a
 mapping so that none is held twice. It must not know rounds or strategies.
@@ -25,7 +25,7 @@ import fcntl
 import mmap
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,9 @@ from lifl.errors import ConfigError
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 _FILE = re.compile(r"v(\d+)(?:-\w+)?\.(?:safetensors|\w+\.f32|incoming)(?:\.part)?\Z")
-_MODEL = ".safetensors"
+MODEL = "safetensors"
+"""The kind of file that a model is."""
+_PART = ".part"
 _SPARES = "spare*.part"
 
 
@@ -50,6 +52,7 @@ class Draft:
     writer: str = ""
     spare: Path | None = None
     _files: dict[Path, int] = field(default_factory=dict)
+    _settled: list[Path] = field(default_factory=list)
 
     def name(self, kind: str) -> str:
         """Return the name of a file of this version."""
@@ -57,7 +60,7 @@ class Draft:
 
     def write_model(self, document: memoryview) -> tuple[str, WriteBehind]:
         """Begin the model's file; return its final name and who writes ``document`` into it."""
-        name = self.name("safetensors")
+        name = self.name(MODEL)
         if self.spare is not None:
             _take_over(self.spare, self.directory / f"{name}.part")
         fd = self._create(name, truncate=False)
@@ -80,12 +83,26 @@ class Draft:
         os.posix_fallocate(fd, 0, size)
         return name, mmap.mmap(fd, size)
 
+    def include(self, names: Iterable[str]) -> None:
+        """Have files that have their names already synced as well, by :meth:`keep`."""
+        for name in names:
+            path = self.directory / name
+            self._files[path] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def settle(self) -> None:
+        """Give the files their names, but do not sync them: they survive this process."""
+        for path in [p for p in self._files if p.suffix == _PART]:
+            path.rename(path.with_suffix(""))
+            self._settled.append(path.with_suffix(""))
+        self.close()
+
     def keep(self) -> None:
         """Sync the files and give them their names; on return they survive a power cut."""
         for path, fd in self._files.items():
             os.fdatasync(fd)
-            path.rename(path.with_suffix(""))
-        self._close()
+            if path.suffix == _PART:
+                path.rename(path.with_suffix(""))
+        self.close()
         fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)
@@ -93,19 +110,20 @@ class Draft:
             os.close(fd)
 
     def discard(self) -> None:
-        """Remove what was not kept."""
-        for path in self._files:
+        """Remove what was made and not kept; what was included stays."""
+        for path in (*self._settled, *(p for p in self._files if p.suffix == _PART)):
             path.unlink(missing_ok=True)
-        self._close()
+        self.close()
 
     def _create(self, name: str, *, truncate: bool = True) -> int:
-        path = self.directory / f"{name}.part"
+        path = self.directory / f"{name}{_PART}"
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if truncate else 0)
         fd = os.open(path, flags, 0o600)
         self._files[path] = fd
         return fd
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Leave the files as they are."""
         for fd in self._files.values():
             with contextlib.suppress(OSError):
                 os.close(fd)
@@ -187,7 +205,7 @@ class Checkpoints:
             if not match or int(match[1]) >= oldest:
                 continue
             with contextlib.suppress(FileNotFoundError):
-                if path.suffix == _MODEL:
+                if path.suffix == f".{MODEL}":
                     path.rename(self._spare)
                 else:
                     path.unlink()

@@ -2,18 +2,12 @@
 
 Why: the coordinator is the last hop of the data plane. Its thread registers
 with the node's agent, takes partials as they come, and when their covers are
-exactly the accepted updates makes the next version:
-
-    checkpoint files on disk → one transaction → model sealed, partials freed
-
-A death before the transaction leaves the round as it was: the agent hands the
-partials out again. A death after it leaves partials of an assignment that is
-over; they are released when they come again. It must not decide about rounds.
+exactly the accepted updates has the next version made. It must not decide about rounds,
+nor know how a version is made.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import select
@@ -21,14 +15,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from functions.coordinator.checkpoint import Checkpoints
-from functions.coordinator.optimizer import Optimizer
-from functions.coordinator.outcomes import Made, ModelPlace
-from functions.coordinator.records import Phase, RoundRecord
+from functions.coordinator.committer import Committer
+from functions.coordinator.outcomes import ModelPlace
+from functions.coordinator.records import Phase
 from functions.coordinator.runtime import Job
 from functions.coordinator.shelf import Held, Shelf
 from functions.coordinator.strategies import Diverged
-from lifl import crash
 from lifl.dataplane.registration import Registration
 from lifl.errors import (
     AlreadyTaken,
@@ -54,27 +46,20 @@ Connect = Callable[[str], Registration]
 class Engine(threading.Thread):
     """Serves one job until :meth:`stop`, or until the job is over and its domain is gone.
 
-    ``connect`` registers with the agent for the job it is given; ``keep`` is
-    how many versions stay on disk.
+    ``connect`` registers with the agent for the job it is given.
     """
 
-    def __init__(
-        self, job: Job, connect: Connect, checkpoints: Checkpoints, *, node: str, keep: int
-    ) -> None:
+    def __init__(self, job: Job, connect: Connect, committer: Committer, *, node: str) -> None:
         super().__init__(name=f"engine-{job.name}", daemon=True)
         self.registered = False
         self.commit_seconds = 0.0
         self._job = job
         self._connect = connect
-        self._checkpoints = checkpoints
+        self._committer = committer
         self._node = node
-        self._keep = keep
         self._ended = threading.Event()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._bell_lock = threading.Lock()
-        self._optimizer = Optimizer(
-            job.spec.strategy, job.schema.float_elements, checkpoints, job.version
-        )
         self._held: list[Held] = []
         self._commit_after = 0.0
         job.wakers.append(self.wake)
@@ -115,6 +100,7 @@ class Engine(threading.Thread):
                 link = self._connect(self._job.name)
             except (LiflError, OSError) as e:
                 if self._job.over and isinstance(e, RegistrationError):
+                    self._committer.give_up()
                     return
                 if str(e) != said:
                     log.info("job %s: not registered yet: %s", self._job.name, e)
@@ -140,6 +126,7 @@ class Engine(threading.Thread):
             self.registered = False
             self._held.clear()
             self._job.forget_held()
+            self._committer.close()
             link.close()
 
     # -- serving --------------------------------------------------------------
@@ -147,7 +134,7 @@ class Engine(threading.Thread):
     def _serve(self, link: Registration) -> None:
         """Serve one registration until it is void."""
         shelf = Shelf(link.pool, link.endpoint, self._job.schema)
-        ref = shelf.put(self._job.version, self._checkpoints)
+        ref = self._committer.open(shelf)
         self._job.published(self._place(shelf, ref))
         link.ready()
         self.registered = True
@@ -236,7 +223,7 @@ class Engine(threading.Thread):
         """Make the next version out of the held partials, or try again later."""
         start = time.monotonic()
         try:
-            following, ref = self._make(shelf)
+            following, ref = self._committer.make(shelf, self._held)
         except Diverged as e:
             log.warning("job %s has failed: %s", link.job, e)
             self._job.end(Phase.FAILED, str(e))
@@ -249,48 +236,15 @@ class Engine(threading.Thread):
         inputs = [h.ref for h in self._held]
         self._held.clear()
         try:
-            shelf.seal(ref, self._job.version.version, inputs)
+            self._committer.publish(shelf, ref, inputs)
         except BaseException:  # the version is in force; the next registration publishes it
             self._job.finish_commit(following, None)
             raise
-        crash.point("sealed-model")
         self._job.finish_commit(following, self._place(shelf, ref))
         self.commit_seconds = time.monotonic() - start
         version = self._job.version.version
         log.info("job %s: version %d (%.0f ms)", link.job, version, self.commit_seconds * 1e3)
-        self._checkpoints.prune(version + 1 - self._keep)
-
-    def _make(self, shelf: Shelf) -> tuple[RoundRecord, SlotRef]:
-        """Make a version and commit it; on an error nothing has happened."""
-        job, held = self._job, self._held
-        ref = shelf.reserve()
-        draft = self._checkpoints.draft(job.version.version + 1)
-        try:
-            made = self._optimizer.make(
-                shelf, draft, ref, held, delta=job.spec.rules.update_type == "delta"
-            )
-            following = job.record_commit(
-                Made(
-                    cover=tuple(sorted(s for h in held for s in h.cover)),
-                    weight=sum(h.entry.weight for h in held),
-                    summed=_unix(max(h.entry.sealed_ns for h in held)),
-                    model_file=made.model_file,
-                    vector_files=made.vector_files,
-                )
-            )
-        except BaseException:
-            draft.discard()
-            with contextlib.suppress(Fenced):
-                shelf.drop(ref)
-            raise
-        crash.point("committed")
-        self._optimizer.state = made.state
-        return following, ref
+        self._committer.keep(shelf, ref)
 
     def _place(self, shelf: Shelf, ref: SlotRef) -> ModelPlace:
         return ModelPlace(self._node, *ref, shelf.doc_start, shelf.doc_bytes)
-
-
-def _unix(monotonic_ns: int) -> float:
-    """Return the unix time of a CLOCK_MONOTONIC one."""
-    return time.time() - (time.monotonic_ns() - monotonic_ns) / 1e9

@@ -8,10 +8,10 @@ is in force: until the version is committed all of it can be thrown away.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from functions.coordinator.checkpoint import Checkpoints, Draft, Floats
+from functions.coordinator.checkpoint import MODEL, Checkpoints, Draft, Floats
 from functions.coordinator.records import VersionRecord
 from functions.coordinator.shelf import Held, Shelf
 from functions.coordinator.strategies import Strategy, advance, initial_state
@@ -20,7 +20,7 @@ from lifl.store import SlotRef
 
 
 class NewVersion(NamedTuple):
-    """Files that are on the disk, and the state vectors in them."""
+    """The files' names, and the state vectors in them."""
 
     model_file: str
     vector_files: dict[str, str]
@@ -41,11 +41,20 @@ class Optimizer:
             self.state = initial_state(strategy, elements)
 
     def make(
-        self, shelf: Shelf, draft: Draft, ref: SlotRef, held: Sequence[Held], *, delta: bool
+        self,
+        shelf: Shelf,
+        draft: Draft,
+        ref: SlotRef,
+        held: Sequence[Held],
+        *,
+        delta: bool,
+        write: bool,
     ) -> NewVersion:
-        """Make the next model in slot ``ref`` and all its files.
+        """Make the next model in slot ``ref``, and its files.
 
-        Assign the returned state to :attr:`state` once the version is committed.
+        With ``write`` these are on the disk then; without, the state's have their names but are
+        not synced, and the model's is left to whoever keeps the version. Assign the
+        returned state to :attr:`state` once the version is committed.
 
         Raises
         ------
@@ -61,8 +70,8 @@ class Optimizer:
         state: dict[str, Floats] = {}
         for name in self._strategy.vectors:
             files[name], state[name] = draft.map_vector(name, self._elements)
-        model_file, writing = draft.write_model(shelf.document(ref))
-        with writing:
+
+        def compute(made: Callable[[int], None] | None) -> None:
             advance(
                 self._strategy,
                 shelf.floats(shelf.model),
@@ -71,9 +80,17 @@ class Optimizer:
                 new=state,
                 out=shelf.floats(ref),
                 delta=delta,
-                made=lambda elements: writing.ready(shelf.bytes_before(elements)),
+                made=made,
             )
             crash.point("computed")
+
+        if not write:
+            compute(None)
+            draft.settle()
+            return NewVersion(draft.name(MODEL), files, state)
+        model_file, writing = draft.write_model(shelf.document(ref))
+        with writing:
+            compute(lambda elements: writing.ready(shelf.bytes_before(elements)))
         shelf.check(ref)
         draft.keep()
         crash.point("checkpointed")

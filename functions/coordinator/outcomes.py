@@ -29,9 +29,10 @@ class ModelPlace:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A new version whose files are on the disk: the updates in it, Σ n, and the files' names.
+    """A new version: the updates in it, Σ n, and its files' names.
 
-    ``summed`` is when the last of its sums was sealed, unix seconds.
+    ``summed`` is when the last of its sums was sealed, unix seconds. The files are on the disk
+    if it is ``kept``; else it is sealed in the pool, as ``serial``.
     """
 
     cover: tuple[int, ...]
@@ -39,6 +40,8 @@ class Made:
     summed: float
     model_file: str
     vector_files: dict[str, str]
+    kept: bool = True
+    serial: int = 0
 
 
 class Counted(NamedTuple):

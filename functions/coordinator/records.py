@@ -192,7 +192,11 @@ class Transfer(Record):
 
 @dataclass(frozen=True)
 class VersionRecord(Record):
-    """A committed model: which updates are in it, and its files' names."""
+    """A committed model: which updates are in it, and its files' names.
+
+    One that is not ``kept`` has no model file yet: it lies in the pool alone, in the slot that
+    was sealed as ``serial``.
+    """
 
     version: int
     round: int
@@ -202,6 +206,8 @@ class VersionRecord(Record):
     model_file: str
     vector_files: dict[str, str]
     created: float
+    kept: bool = True
+    serial: int = 0
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:

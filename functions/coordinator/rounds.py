@@ -199,24 +199,35 @@ class RoundMachine:
     def following(self, now: float) -> RoundRecord:
         """Return what comes after this round, to be written together with the version."""
         record = self.record
-        if record.round >= self.rules.rounds:
+        if self.last:
             return replace(record, phase=Phase.DONE, deadline=None)
-        return self._chosen_record(
-            RoundRecord(
-                round=record.round + 1,
-                attempt=1,
-                assignment=record.assignment + 1,
-                phase=Phase.PLANNING,
-                since=now,
-                serials=record.serials,
-            )
-        )
+        return self._next(now)
 
     def committed(self, following: RoundRecord, now: float) -> Effects:
         """The version is durable; ``following`` was written with it."""
         self.previous = {c.client: c for c in self.book.sealed()}
         if following.phase is not Phase.DONE:
             self.book = ClaimBook()
+        self._enter(following, now)
+        return Effects(notice=Notice.NOW)
+
+    @property
+    def last(self) -> bool:
+        """Whether no round follows this one."""
+        return self.record.round >= self.rules.rounds
+
+    def skipping(self, now: float) -> RoundRecord:
+        """Return what comes instead of this round, whose model is lost: the next one, in any case.
+
+        The number of this one's version is then another's: of what is trained on instead.
+        """
+        if self.phase.over:
+            return replace(self.record, round=self.record.round + 1)
+        return self._next(now)
+
+    def skipped(self, following: RoundRecord, now: float) -> Effects:
+        """The model before is in force again; ``following`` was written with that."""
+        self.previous, self.book = {}, ClaimBook()
         self._enter(following, now)
         return Effects(notice=Notice.NOW)
 
@@ -262,6 +273,19 @@ class RoundMachine:
         effects.change.forget_before = following.assignment
         effects.change.round = self.record
         effects.notice = Notice.NOW
+
+    def _next(self, now: float) -> RoundRecord:
+        record = self.record
+        return self._chosen_record(
+            RoundRecord(
+                round=record.round + 1,
+                attempt=1,
+                assignment=record.assignment + 1,
+                phase=Phase.PLANNING,
+                since=now,
+                serials=record.serials,
+            )
+        )
 
     def _enter(self, record: RoundRecord, now: float) -> None:
         self.record = record

@@ -7,6 +7,7 @@ must not touch shared memory or model files.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,8 +35,10 @@ from functions.coordinator.summaries import summarize
 from functions.coordinator.updates import ClaimRequest, CoverRefused, Place, Updates
 from functions.coordinator.watch import Revisions
 from lifl import crash
-from lifl.errors import LiflError, Unavailable
+from lifl.errors import ConfigError, LiflError, Unavailable
 from lifl.update import Schema
+
+log = logging.getLogger("lifl.coordinator")
 
 SECONDS = {Notice.SOON: 0.25, Notice.SHORTLY: 0.02, Notice.NOW: 0.0}
 _ENDED = {Phase.DONE: JobState.DONE, Phase.STOPPED: JobState.STOPPED, Phase.FAILED: JobState.FAILED}
@@ -61,6 +64,7 @@ class Job:
         self.spec = spec
         self.schema = Schema.from_json(record.schema)
         self.version = snapshot.version
+        self._before = snapshot.before
         self.model: ModelPlace | None = None
         self.wakers: list[Callable[[float], None]] = []
         self._store = store
@@ -247,7 +251,7 @@ class Job:
             self.rounds.not_committed()
 
     def record_commit(self, made: Made) -> RoundRecord:
-        """Make a version durable whose files are; return the round that follows."""
+        """Put a version in force, durably; return the round that follows."""
         with self._lock:
             now, present = self._clock(), self.rounds.record
             following = self.rounds.following(now)
@@ -260,6 +264,8 @@ class Job:
                 model_file=made.model_file,
                 vector_files=made.vector_files,
                 created=now,
+                kept=made.kept,
+                serial=made.serial,
             )
             done = following.phase is Phase.DONE
             record = replace(self.record, state=JobState.DONE) if done else self.record
@@ -267,7 +273,7 @@ class Job:
             summary = summarize(present, self.rounds.book.sealed(), version, made.summed)
             self._flush()
         self._store.commit(Commit(record, version, change, summary))
-        self.record, self.version = record, version
+        self._before, self.record, self.version = self.version, record, version
         return following
 
     def finish_commit(self, following: RoundRecord, model: ModelPlace | None) -> None:
@@ -275,6 +281,47 @@ class Job:
         with self._lock:
             self.model = model
             self._apply(self.rounds.committed(following, self._clock()))
+
+    @property
+    def last_round(self) -> bool:
+        """Whether the job is over when the present round's version is made."""
+        return self.rounds.last
+
+    def kept(self, model_file: str) -> None:
+        """The present version's files are on the disk now."""
+        version = replace(self.version, kept=True, model_file=model_file)
+        self._store.keep(self.name, version)
+        self.version = version
+
+    def fall_back(self) -> None:
+        """Go on with the version before, for the present one is lost.
+
+        Clients have seen its number, and perhaps it, so the one before takes the next number,
+        and the round that was to make that is skipped.
+
+        Raises
+        ------
+        ConfigError
+            if there is none before.
+        """
+        with self._lock:
+            lost, before, now = self.version, self._before, self._clock()
+            if before is None or not before.kept:
+                raise ConfigError(f"version {lost.version} was lost, and there is none before it")
+            version = replace(before, version=lost.version + 1, created=now)
+            present, following = self.rounds.record, self.rounds.skipping(now)
+            change = Change(round=following, forget_before=present.assignment + 1)
+            self._flush()
+            self._store.commit(Commit(self.record, version, change))
+            self.version, self._before = version, None
+            self._apply(self.rounds.skipped(following, now))
+        log.warning(
+            "job %s: version %d was lost before it was on the disk; version %d is version %d again",
+            self.name,
+            lost.version,
+            version.version,
+            before.version,
+        )
 
     def published(self, model: ModelPlace) -> None:
         """The present version lies in shared memory (again)."""

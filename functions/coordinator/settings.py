@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifl.errors import ConfigError
-from lifl.settings import FunctionSettings, password, read
+from lifl.settings import FunctionSettings, boolean, password, read
 
 DEFAULT_DOMAIN_UID = 200_000
 
@@ -37,6 +37,8 @@ class CoordinatorSettings:
     """LIFL_CHECKPOINT_DIR: where model versions are kept."""
     keep_versions: int
     """LIFL_KEEP_VERSIONS: how many of a job's last versions stay on disk."""
+    checkpoint_behind: bool
+    """LIFL_CHECKPOINT_BEHIND: readers have a version before its checkpoint is on the disk."""
     max_model_bytes: int
     """LIFL_MAX_MODEL_BYTES: the longest initial model that is taken."""
     node_timeout: float
@@ -64,6 +66,7 @@ class CoordinatorSettings:
             state_password=password(env, "LIFL_STATE_PASSWORD"),
             checkpoints=read(env, "LIFL_CHECKPOINT_DIR", Path, state / "checkpoints"),
             keep_versions=read(env, "LIFL_KEEP_VERSIONS", lambda v: max(1, int(v)), 2),
+            checkpoint_behind=read(env, "LIFL_CHECKPOINT_BEHIND", boolean, False),
             max_model_bytes=read(env, "LIFL_MAX_MODEL_BYTES", int, 16 << 30),
             node_timeout=read(env, "LIFL_NODE_TIMEOUT", _positive, 5.0),
             round_stall=read(env, "LIFL_ROUND_STALL", _positive, 60.0),

@@ -43,25 +43,30 @@ class Shelf:
         self.doc_bytes = schema.document_bytes
         self.present: SlotRef | None = None
 
-    def put(self, version: VersionRecord, checkpoints: Checkpoints) -> SlotRef:
-        """Have ``version`` sealed in the pool: as it was left there, or from its checkpoint."""
+    def find(self, version: VersionRecord) -> SlotRef | None:
+        """Return where ``version`` was left in the pool, if it was; other models there go."""
         self.present = None
+        wanted = (version.version, _serial(version), self.doc_bytes)
         for ref in self._pool.find(state=SlotState.SEALED, kind=SlotKind.MODEL):
             entry = self._pool.entry(ref.slot)
-            same = (entry.base_version, entry.doc_bytes) == (version.version, self.doc_bytes)
+            same = (entry.base_version, entry.serial, entry.doc_bytes) == wanted
             if same and self.present is None:
                 self.present = ref
             else:
                 self._pool.retire(ref)
-        if self.present is None:
-            ref = self.reserve()
-            checkpoints.read_model(version.model_file, self.document(ref))
-            self.seal(ref, version.version, ())
-        return self.model
+        return self.present
+
+    def read(self, version: VersionRecord, checkpoints: Checkpoints) -> SlotRef:
+        """Have ``version`` sealed in the pool from its checkpoint; raises ConfigError, PoolFull."""
+        ref = self.reserve()
+        checkpoints.read_model(version.model_file, self.document(ref))
+        self.seal(ref, version.version, _serial(version))
+        self.show(ref)
+        return ref
 
     @property
     def model(self) -> SlotRef:
-        """Return the present model; LookupError before :meth:`put`."""
+        """Return the model that readers get; LookupError if there is none yet."""
         if self.present is None:
             raise LookupError("no model was published yet")
         return self.present
@@ -71,13 +76,21 @@ class Shelf:
         return self._pool.reserve(SlotKind.MODEL, self._owner, NO_ASSIGNMENT)
 
     def drop(self, ref: SlotRef) -> None:
-        """Give up a model that was being made."""
-        self._pool.drop(ref, self._owner)
+        """Give up a model that was being made, or is sealed but was never shown."""
+        if self._pool.entry(ref.slot).state is SlotState.SEALED:
+            self._pool.retire(ref)
+        else:
+            self._pool.drop(ref, self._owner)
 
-    def seal(self, ref: SlotRef, version: int, inputs: Sequence[SlotRef]) -> None:
-        """Make a model the present one, free the partials in it, and retire the one before."""
+    def release(self, inputs: Sequence[SlotRef]) -> None:
+        """Free partials that are in a version; raises Fenced."""
+        for ref in inputs:
+            self._pool.release(ref, self._owner)
+
+    def seal(self, ref: SlotRef, version: int, serial: int, inputs: Sequence[SlotRef] = ()) -> None:
+        """Make a model immutable, and free the partials in it; raises Fenced."""
         seal = Seal(
-            serial=version,
+            serial=serial,
             weight=0.0,
             doc_start=self.doc_start,
             doc_bytes=self.doc_bytes,
@@ -85,6 +98,9 @@ class Shelf:
             inputs=inputs,
         )
         self._pool.seal(ref, self._owner, seal)
+
+    def show(self, ref: SlotRef) -> None:
+        """Make a sealed model the one that readers get, and let no new ones at the one before."""
         before, self.present = self.present, ref
         if before is not None:
             self._pool.retire(before)
@@ -134,3 +150,8 @@ class Shelf:
             source = integer_views(self.integers(item.ref), self._schema)
             for kept, new in zip(into, source, strict=True):
                 np.maximum(kept, new, out=kept)
+
+
+def _serial(version: VersionRecord) -> int:
+    """Return what a version's slot is sealed as; records of before say nothing of it."""
+    return version.serial or version.version

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 
 from functions.coordinator import jobs as jobfile
 from functions.coordinator.checkpoint import Checkpoints
+from functions.coordinator.committer import Committer
 from functions.coordinator.engine import Connect, Engine
 from functions.coordinator.geometry import available_memory, geometry
 from functions.coordinator.initial import Read, receive
@@ -73,17 +74,17 @@ class Starter:
         job = Job(record, spec, self._store, self._revisions, snapshot)
         job.wakers.append(self._wake)
         try:
-            engine = Engine(
+            committer = Committer(
                 job,
-                self._connect,
                 self._checkpoints(record),
-                node=self._settings.function.node,
                 keep=self._settings.keep_versions,
+                behind=self._settings.checkpoint_behind,
             )
         except LiflError as e:
             log.warning("job %s cannot go on: %s", record.name, e)
             job.end(Phase.FAILED, str(e))
             return job, None
+        engine = Engine(job, self._connect, committer, node=self._settings.function.node)
         engine.start()
         return job, engine
 

@@ -8,7 +8,8 @@ on where a killed coordinator stopped. Two strengths of writing are enough:
   of lie in shared memory and do not survive one either, and a claim without an
   object is opened again by the gateway's inventory.
 * :meth:`StateStore.commit` (a model version) must be on the disk when it
-  returns: its checkpoint is, and clients are told of it.
+  returns: clients are told of it, and its number may name no other model ever. Its
+  checkpoint is on the disk too, or :meth:`StateStore.keep` says later that it is.
 
 It must not know a foreign library, nor decide anything.
 """
@@ -79,13 +80,17 @@ class Commit:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a successor needs of one job: its last version, its round and its claims."""
+    """What a successor needs of one job: its last version, its round and its claims.
+
+    ``before`` is the version before, if the last one is not kept yet.
+    """
 
     version: VersionRecord | None
     round: RoundRecord | None
     claims: Sequence[Claim]
     transfers: Sequence[Transfer]
     clients: Sequence[str]
+    before: VersionRecord | None = None
 
 
 class StateStore(Protocol):
@@ -117,6 +122,9 @@ class StateStore(Protocol):
 
     def commit(self, commit: Commit) -> None:
         """Write a version in one transaction; it is durable on return."""
+
+    def keep(self, job: str, version: VersionRecord) -> None:
+        """Replace the record of a version, whose files are on the disk now, durably."""
 
     def load(self, job: str) -> Snapshot:
         """Return what a successor needs; clients in the order they became known."""

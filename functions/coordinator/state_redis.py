@@ -206,17 +206,27 @@ class RedisStore:
             self._write([*commands, *self._changing(name, commit.change)])
             self._wait()
 
+    def keep(self, job: str, version: VersionRecord) -> None:
+        """Replace the record of a version, whose files are on the disk now, durably."""
+        doc = _dump(version.to_json())
+        with _unavailable():
+            self._write([("HSET", _key(job, "versions"), version.version, doc)])
+            self._wait()
+
     def load(self, job: str) -> Snapshot:
         """Return what a successor needs; clients in the order they became known."""
         with _unavailable():
-            last = max(self._db.hkeys(_key(job, "versions")), key=int, default=None)
-            version = None if last is None else self._db.hget(_key(job, "versions"), last)
+            last = sorted(self._db.hkeys(_key(job, "versions")), key=int)[-2:]
+            versions = self._db.hmget(_key(job, "versions"), last) if last else []
             round_doc = self._db.get(_key(job, "round"))
             claims = self._db.hvals(_key(job, "claims"))
             transfers = self._db.hvals(_key(job, "transfers"))
             clients = self._db.zrange(_key(job, "clients"), 0, -1)
+        records = [VersionRecord.from_json(json.loads(doc)) for doc in versions if doc is not None]
+        version = records[-1] if records else None
         return Snapshot(
-            version=None if version is None else VersionRecord.from_json(json.loads(version)),
+            version=version,
+            before=records[0] if len(records) > 1 and version and not version.kept else None,
             round=None if round_doc is None else RoundRecord.from_json(json.loads(round_doc)),
             claims=sorted((Claim.from_json(json.loads(c)) for c in claims), key=lambda c: c.serial),
             transfers=sorted(

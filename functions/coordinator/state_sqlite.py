@@ -131,10 +131,7 @@ class SqliteStore:
         name, version = commit.job.name, commit.version
         with self._transaction(self._durable) as db:
             _put_job(db, commit.job)
-            db.execute(
-                "INSERT OR REPLACE INTO versions VALUES (?, ?, ?)",
-                (name, version.version, _dump(version.to_json())),
-            )
+            _put_version(db, name, version)
             if commit.summary is not None:
                 db.execute(
                     "INSERT OR REPLACE INTO history VALUES (?, ?, ?)",
@@ -142,16 +139,23 @@ class SqliteStore:
                 )
             _put_change(db, name, commit.change)
 
+    def keep(self, job: str, version: VersionRecord) -> None:
+        """Replace the record of a version, whose files are on the disk now, durably."""
+        with self._transaction(self._durable) as db:
+            _put_version(db, job, version)
+
     def load(self, job: str) -> Snapshot:
         """Return what a successor needs; clients in the order they became known."""
         versions = self._read(
             VersionRecord.from_json,
-            "SELECT doc FROM versions WHERE job=? ORDER BY version DESC LIMIT 1",
+            "SELECT doc FROM versions WHERE job=? ORDER BY version DESC LIMIT 2",
             job,
         )
+        version, before = (*versions, None, None)[:2]
         rounds = self._read(RoundRecord.from_json, "SELECT doc FROM rounds WHERE job=?", job)
         return Snapshot(
-            version=versions[0] if versions else None,
+            version=version,
+            before=None if version is None or version.kept else before,
             round=rounds[0] if rounds else None,
             claims=self._read(
                 Claim.from_json, "SELECT doc FROM claims WHERE job=? ORDER BY serial", job
@@ -226,6 +230,13 @@ class SqliteStore:
             )
             self._superseded(why)
             raise why
+
+
+def _put_version(db: sqlite3.Connection, job: str, version: VersionRecord) -> None:
+    db.execute(
+        "INSERT OR REPLACE INTO versions VALUES (?, ?, ?)",
+        (job, version.version, _dump(version.to_json())),
+    )
 
 
 def _put_job(db: sqlite3.Connection, job: JobRecord) -> None:

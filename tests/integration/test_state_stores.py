@@ -113,6 +113,35 @@ def test_a_successor_reads_what_was_written(store, reopen):
     assert list(snapshot.clients) == ["b", "a"]
 
 
+def test_a_version_may_be_kept_after_it_is_in_force(store, reopen):
+    store.create_job(JOB)
+    behind = replace(VERSION, version=2, kept=False, serial=2**61 + 5)
+    store.commit(Commit(JOB, VERSION, Change(round=ROUND)))
+    store.commit(Commit(JOB, behind, Change(round=ROUND)))
+    snapshot = reopen().load("digits")
+    assert (snapshot.version, snapshot.before) == (behind, VERSION)
+    there = replace(behind, kept=True, model_file="v000002-ab.safetensors")
+    store = reopen()
+    store.keep("digits", there)
+    snapshot = reopen().load("digits")
+    assert (snapshot.version, snapshot.before) == (there, None)
+
+
+def test_who_was_superseded_keeps_nothing(store, reopen):
+    store.create_job(JOB)
+    store.commit(Commit(JOB, replace(VERSION, kept=False), Change(round=ROUND)))
+    successor = reopen()
+    with pytest.raises(Superseded):
+        store.keep("digits", VERSION)
+    assert successor.load("digits").version == replace(VERSION, kept=False)
+
+
+def test_a_version_of_before_this_field_is_kept():
+    old = VERSION.to_json()
+    del old["kept"], old["serial"]
+    assert VersionRecord.from_json(old) == VERSION
+
+
 def test_everyone_may_be_selected(store):
     store.write("digits", Change(round=replace(ROUND, selected=None, plan=None)))
     assert store.load("digits").round == replace(ROUND, selected=None, plan=None)

@@ -35,6 +35,30 @@ def test_the_last_round_ends_the_job(scene):
         s.claim("c9", round=2)
 
 
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_a_round_that_is_skipped_is_followed_by_one_in_any_case(scene, rounds):
+    s = scene(rounds=rounds)
+    serial = s.post("c0")
+    following = s.rounds.skipping(s.now)
+    assert (following.round, following.attempt, following.phase) == (2, 1, Phase.PLANNING)
+    assert (following.assignment, following.lost) == (2, ())
+    s.apply(s.rounds.skipped(following, s.now))
+    assert (s.rounds.version, s.rounds.book.accepted, s.rounds.lost()) == (1, 0, [])
+    assert following.serials > serial
+    s.plan()
+    s.post("c0")
+    assert s.rounds.book.accepted == 1
+
+
+def test_of_a_job_that_is_over_only_the_number_changes(scene):
+    s = scene()
+    s.apply(s.rounds.end(Phase.STOPPED))
+    following = s.rounds.skipping(s.now)
+    assert (following.round, following.phase) == (2, Phase.STOPPED)
+    s.apply(s.rounds.skipped(following, s.now))
+    assert (s.rounds.version, s.phase) == (1, Phase.STOPPED)
+
+
 def test_a_partial_may_come_before_the_round_closes(scene):
     s = scene()
     first = s.post("c0")

@@ -242,7 +242,10 @@ def test_without_a_secret_authentication_must_be_off():
     assert not CoordinatorSettings.from_env({"LIFL_AUTH": "off"}).function.auth
 
 
-@pytest.mark.parametrize("name", ["LIFL_NODE_TIMEOUT", "LIFL_WATCH_CAP", "LIFL_KEEP_VERSIONS"])
+SETTINGS = ["LIFL_NODE_TIMEOUT", "LIFL_WATCH_CAP", "LIFL_KEEP_VERSIONS", "LIFL_CHECKPOINT_BEHIND"]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
 def test_wrong_settings_are_named(name):
     with pytest.raises(ConfigError, match=name):
         CoordinatorSettings.from_env({"LIFL_AUTH": "off", name: "never"})

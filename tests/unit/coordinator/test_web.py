@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -527,6 +528,16 @@ def test_the_model_from_its_checkpoint(web):
     assert again.status_code == 304
     answer.close()
     again.close()
+
+
+def test_a_model_on_its_way_to_the_disk_is_to_be_asked_for_again(web):
+    web.start()
+    job = web.stage.coordinator.job("digits")
+    job.version = replace(job.version, kept=False)
+    path = f"{BASE}/jobs/digits/model"
+    answer = web.client.get(path, headers=PLATFORM)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert "version 0 is on its way to the disk" in answer.get_json(force=True)["detail"]
 
 
 # -- who may ------------------------------------------------------------------
