@@ -64,10 +64,10 @@ class DropReason(enum.IntEnum):
 
 
 DESCRIPTOR = struct.Struct("<BBHIII")
-IDENTITY = struct.Struct("<IIIHH")
+IDENTITY = struct.Struct("<IIIHHI")
 ENDPOINT = struct.Struct("<II")
 ROUTE = struct.Struct("<II")
-GROUP = struct.Struct(f"<I{MAX_MEMBERS}I{MAX_MEMBERS}I")
+GROUP = struct.Struct(f"<II{MAX_MEMBERS}I{MAX_MEMBERS}I")
 COUNTERS = struct.Struct("<QQQQQ")
 DESCRIPTOR_BYTES = DESCRIPTOR.size
 

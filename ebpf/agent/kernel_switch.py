@@ -110,13 +110,13 @@ class KernelSwitch:
             if self._maps["endpoints"].lookup(endpoint) is not None:
                 self._maps["routes"].update(endpoint, ROUTE.pack(type, target))
 
-    def set_group(self, group: int, members: Sequence[Share]) -> None:
-        """Say who is in a group."""
+    def set_group(self, group: int, members: Sequence[Share], cycle: int = 0) -> None:
+        """Say who is in a group; senders begin anew with the first when ``cycle`` is another."""
         check_group(group, members)
         unused = [0] * (MAX_MEMBERS - len(members))
         endpoints = [m.endpoint for m in members] + unused
         runs = [m.run for m in members] + unused
-        self._maps["groups"].update(group, GROUP.pack(len(members), *endpoints, *runs))
+        self._maps["groups"].update(group, GROUP.pack(len(members), cycle, *endpoints, *runs))
 
     def del_group(self, group: int) -> None:
         """Forget a group."""
@@ -176,7 +176,9 @@ class KernelSwitch:
         self.kernel.close()
 
     def _introduce(self, near: socket.socket, endpoint: int, domain: int, kind: Kind) -> None:
-        self._maps["identities"].update(near.fileno(), IDENTITY.pack(endpoint, domain, kind, 0, 0))
+        self._maps["identities"].update(
+            near.fileno(), IDENTITY.pack(endpoint, domain, kind, 0, 0, 0)
+        )
         self._maps["endpoints"].update(endpoint, ENDPOINT.pack(domain, kind))
 
     def _forget(self, endpoint: int) -> None:

@@ -185,7 +185,7 @@ class Node:
         for endpoint, (type_, target) in wiring.routes.items():
             if endpoint in self.plugged:
                 self.switch.set_route(endpoint, RouteType(type_), target)
-        self.switch.set_group(domain.number, wiring.group)
+        self.switch.set_group(domain.number, wiring.group, wiring.cycle)
         for endpoint, assignment in changed:
             self._inject(endpoint, Descriptor(Opcode.WAKE, 0, 0, assignment))
 

@@ -49,6 +49,8 @@ class Wiring:
     routes: Mapping[int, Route]
     rows: Mapping[int, RoleRow]
     """By lane; one for every aggregator."""
+    cycle: int = 0
+    """The assignment: with another, a gateway begins with the entry's first member."""
 
 
 class View:
@@ -163,7 +165,7 @@ class View:
                 rows[m.lane] = self._row(m)
             else:
                 routes[m.endpoint] = NOWHERE
-        return Wiring(entry, routes, rows)
+        return Wiring(entry, routes, rows, self.plan.assignment)
 
     def _goal(self, endpoint: int) -> int:
         role = self.role_of(endpoint)
@@ -199,7 +201,8 @@ def in_turn(goals: Sequence[tuple[int, int]]) -> tuple[Share, ...]:
     ``goals`` are endpoints and how many updates each expects. A leaf that is filled
     before the next gets anything sends its sum on while updates still arrive, so
     less is left to do after the last one; when all arrive at once, all are busy
-    either way. Those that a group cannot hold get nothing.
+    either way. What sums the leaves' partials comes last (``Plan.entry``), so the last update is
+    added where the round ends. Those that a group cannot hold get nothing.
     """
     return tuple(Share(e, min(max(1, goal), MAX_RUN)) for e, goal in goals[:MAX_MEMBERS])
 

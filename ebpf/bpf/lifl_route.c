@@ -133,10 +133,16 @@ static inline int redirect_group(struct sk_msg_md *msg, struct lifl_identity *fr
 {
 	struct lifl_group *group = group_of(&id);
 	int reason = LIFL_DROP_NO_MEMBER;
-	lifl_u32 first, had = from->had;
+	lifl_u32 first, had;
 
 	if (!group || !group->count)
 		return reason;
+	if (from->cycle != group->cycle) {
+		from->cycle = group->cycle;
+		from->turn = 0;
+		from->had = 0;
+	}
+	had = from->had;
 	first = from->turn % group->count;
 	if (first >= LIFL_MAX_MEMBERS)
 		return reason;

@@ -71,6 +71,7 @@ struct lifl_identity {
 	lifl_u32 kind;
 	lifl_u16 turn; /* whose turn it is in this sender's group: an index */
 	lifl_u16 had;  /* descriptors that this member got in a row */
+	lifl_u32 cycle; /* the group's, when it last sent */
 };
 
 struct lifl_endpoint {
@@ -85,6 +86,7 @@ struct lifl_route {
 
 struct lifl_group {
 	lifl_u32 count;
+	lifl_u32 cycle; /* senders begin with the first member when it is another */
 	lifl_u32 members[LIFL_MAX_MEMBERS];
 	lifl_u32 runs[LIFL_MAX_MEMBERS]; /* descriptors in a row for each, 1 to 65535 */
 };
@@ -98,10 +100,10 @@ struct lifl_counters {
 };
 
 _Static_assert(sizeof(struct lifl_descriptor) == 16, "descriptor is 16 bytes");
-_Static_assert(sizeof(struct lifl_identity) == 16, "identity is 16 bytes");
+_Static_assert(sizeof(struct lifl_identity) == 20, "identity is 20 bytes");
 _Static_assert(sizeof(struct lifl_endpoint) == 8, "endpoint is 8 bytes");
 _Static_assert(sizeof(struct lifl_route) == 8, "route is 8 bytes");
-_Static_assert(sizeof(struct lifl_group) == 4 + 8 * LIFL_MAX_MEMBERS, "group has no padding");
+_Static_assert(sizeof(struct lifl_group) == 8 + 8 * LIFL_MAX_MEMBERS, "group has no padding");
 _Static_assert(sizeof(struct lifl_counters) == 40, "counters are 40 bytes");
 
 #endif /* LIFL_WIRE_H */

@@ -106,8 +106,11 @@ class Switch(Protocol):
     def set_route(self, endpoint: int, type: RouteType, target: int) -> None:
         """Say where an endpoint's descriptors go: another endpoint, a group, nowhere."""
 
-    def set_group(self, group: int, members: Sequence[Share]) -> None:
-        """Say who is in a group; raises ConfigError for more than MAX_MEMBERS, or an odd run."""
+    def set_group(self, group: int, members: Sequence[Share], cycle: int = 0) -> None:
+        """Say who is in a group; raises ConfigError for more than MAX_MEMBERS, or an odd run.
+
+        A sender goes on where it stopped, but with the first member when ``cycle`` is another.
+        """
 
     def del_group(self, group: int) -> None:
         """Forget a group; routes to it find no member."""

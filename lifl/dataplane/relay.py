@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from lifl.dataplane.api import MAX_DRAIN, Counters
 from lifl.dataplane.channels import SEQUENCE, VERDICT, take_sockets
-from lifl.dataplane.router import Endpoint, Router
+from lifl.dataplane.router import Endpoint, Group, Router
 from lifl.errors import ConfigError, NotDelivered, RegistrationError, Unavailable
 from lifl.wire import (
     DESCRIPTOR_BYTES,
@@ -100,11 +100,11 @@ class Relay:
             if endpoint in self._router.endpoints:
                 self._router.endpoints[endpoint].route = (type, target)
 
-    def set_group(self, group: int, members: Sequence[Share]) -> None:
-        """Say who is in a group."""
+    def set_group(self, group: int, members: Sequence[Share], cycle: int = 0) -> None:
+        """Say who is in a group; senders begin anew with the first when ``cycle`` is another."""
         check_group(group, members)
         with self._lock:
-            self._router.groups[group] = tuple(members)
+            self._router.groups[group] = Group(tuple(members), cycle)
 
     def del_group(self, group: int) -> None:
         """Forget a group."""

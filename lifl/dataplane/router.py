@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lifl.dataplane.api import Counters
 from lifl.wire import (
@@ -35,6 +36,7 @@ class Endpoint:
     domain: int
     turn: int = 0
     had: int = 0
+    cycle: int = 0
     route: tuple[RouteType, int] = (RouteType.NONE, 0)
     tx_messages: int = 0
     tx_bytes: int = 0
@@ -43,13 +45,20 @@ class Endpoint:
     last_arrival_ns: int = 0
 
 
+class Group(NamedTuple):
+    """Who gets a sender's descriptors in turn; see ``Switch.set_group``."""
+
+    members: tuple[Share, ...] = ()
+    cycle: int = 0
+
+
 class Router:
     """Who may send what to whom, and how often they did. Does no I/O."""
 
     def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._clock = clock
         self.endpoints: dict[int, Endpoint] = {}
-        self.groups: dict[int, tuple[Share, ...]] = {}
+        self.groups: dict[int, Group] = {}
         self.drops: dict[DropReason, int] = dict.fromkeys(DropReason, 0)
         del self.drops[DropReason.NONE]
 
@@ -101,10 +110,12 @@ class Router:
     def _deliver_to_group(
         self, sender: Endpoint, group: int, raw: bytes, nbytes: int, offer: Offer
     ) -> DropReason:
-        members = self.groups.get(group, ())
+        members, cycle = self.groups.get(group, Group())
         reason = DropReason.NO_MEMBER
         if not members:
             return reason
+        if sender.cycle != cycle:
+            sender.cycle, sender.turn, sender.had = cycle, 0, 0
         first, had = sender.turn % len(members), sender.had
         if had >= members[first].run:
             first, had = first + 1, 0

@@ -232,6 +232,27 @@ def test_runs_may_change_under_a_sender(node: Node) -> None:
     assert [d.slot for d in receive(members[3], 2)] == [3, 4]
 
 
+def test_a_new_cycle_begins_with_the_first_member(node: Node) -> None:
+    """However the last one ended, and for each sender by itself."""
+    senders = [node.plug(e) for e in (1, 9)]
+    members = {e: node.plug(e) for e in (2, 3)}
+    for sender in senders:
+        node.switch.set_route(sender.endpoint, RouteType.GROUP, 7)
+    shares = [Share(2, 2), Share(3, 2)]
+    node.switch.set_group(7, shares, 1)
+    senders[0].send(descriptor(0))
+    node.switch.set_group(7, shares, 1)  # the same one: it goes on
+    senders[0].send(descriptor(1))
+    senders[0].send(descriptor(2))
+    node.switch.set_group(7, shares, 2)
+    for n, sender in enumerate([*senders, senders[0]]):
+        sender.send(descriptor(3 + n))
+    assert [d.slot for d in receive(members[2], 5)] == [0, 1, 3, 4, 5]
+    assert [d.slot for d in receive(members[3], 1)] == [2]
+    senders[0].send(descriptor(6))
+    assert [d.slot for d in receive(members[3], 1)] == [6]
+
+
 def test_each_sender_has_a_turn_of_its_own(node: Node) -> None:
     senders = [node.plug(e) for e in (1, 2)]
     members = [node.plug(e) for e in (3, 4)]

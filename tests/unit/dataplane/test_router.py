@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lifl.dataplane.api import Counters
-from lifl.dataplane.router import Endpoint, Router
+from lifl.dataplane.router import Endpoint, Group, Router
 from lifl.wire import PAGE_BYTES, Descriptor, DropReason, Opcode, RouteType, Share
 
 RAW = Descriptor(Opcode.OBJECT, 1, 2, 3, pages=4).pack()
@@ -70,7 +70,7 @@ def test_a_group_fails_only_when_every_member_does(
 ) -> None:
     members = range(2, 2 + len(states))
     r = router(dict.fromkeys([1, *members], 0))
-    r.groups[5] = tuple(map(Share, members))
+    r.groups[5] = Group(tuple(map(Share, members)))
     r.endpoints[1].route = (RouteType.GROUP, 5)
     assert r.route(1, RAW, lambda to, _raw: states[to - 2]) is reason
 
@@ -87,7 +87,7 @@ def test_live_members_share_the_load_within_one_round(
     members = tuple(range(100, 100 + size))
     alive = [m for m in members if m - 100 not in gone]
     r = router(dict.fromkeys([1, *members], 0))
-    r.groups[5] = tuple(map(Share, members))
+    r.groups[5] = Group(tuple(map(Share, members)))
     r.endpoints[1].route = (RouteType.GROUP, 5)
     r.endpoints[1].turn = turn
     got: Counter[int] = Counter()
@@ -117,7 +117,7 @@ def test_wherever_it_stands_a_whole_turn_gives_everybody_its_run(
 ) -> None:
     """A round that ended early leaves the position anywhere; the next is as exact."""
     r = router(dict.fromkeys([1, *range(100, 100 + len(runs))], 0))
-    r.groups[5] = tuple(Share(100 + i, run) for i, run in enumerate(runs))
+    r.groups[5] = Group(tuple(Share(100 + i, run) for i, run in enumerate(runs)))
     r.endpoints[1].route = (RouteType.GROUP, 5)
     r.endpoints[1].turn, r.endpoints[1].had = turn, had
     got: list[int] = []
@@ -126,6 +126,24 @@ def test_wherever_it_stands_a_whole_turn_gives_everybody_its_run(
     assert [got.count(100 + i) for i in range(len(runs))] == runs
     switches = sum(a != b for a, b in itertools.pairwise(got))
     assert switches <= len(runs)  # in a row, but for the one that it began with
+
+
+@given(
+    runs=st.lists(st.integers(1, 40), min_size=1, max_size=64),
+    turn=st.integers(0, 65535),
+    had=st.integers(0, 65535),
+)
+def test_in_a_new_cycle_everybody_has_his_run_in_the_groups_order(
+    runs: list[int], turn: int, had: int
+) -> None:
+    r = router(dict.fromkeys([1, *range(100, 100 + len(runs))], 0))
+    shares = tuple(Share(100 + i, run) for i, run in enumerate(runs))
+    r.groups[5] = Group(shares, cycle=8)
+    r.endpoints[1] = Endpoint(0, turn, had, 7, (RouteType.GROUP, 5))
+    got: list[int] = []
+    for _ in range(sum(runs)):
+        r.route(1, RAW, lambda to, _raw: (got.append(to), DropReason.NONE)[1])
+    assert got == [share.endpoint for share in shares for _ in range(share.run)]
 
 
 @given(st.binary(max_size=40))

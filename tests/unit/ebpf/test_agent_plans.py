@@ -63,6 +63,7 @@ def to(endpoint: int) -> Route:
 
 def test_the_wiring_of_the_coordinators_node():
     wiring = view().wiring(GROUP)
+    assert wiring.cycle == view().plan.assignment
     assert wiring.group == (Share(11, 4), Share(12, 4))  # one is filled before the next gets any
     assert wiring.routes == {
         1: Route(RouteType.GROUP, GROUP),
