@@ -1,8 +1,8 @@
 """Client processes for the figures: each holds its bytes ready and sends when told.
 
 Why: a client's own cost (building an update, Python's HTTP layer) must not hide
-the platform's, so these write the request head and one ``sendall``. They are real processes
-behind real sockets. They must not train.
+the platform's, so these write the request head and then the update as ``lifl.client`` does: out
+of the memory where it lies. They are real processes behind real sockets. They must not train.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import NamedTuple, Self
+
+from lifl.client.splice import Splicer
 
 MP = mp.get_context("fork")
 
@@ -115,7 +117,8 @@ def _send(host: str, port: int, request_head: bytes, document: bytes) -> Sent:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if request_head:
             sock.sendall(request_head)
-        sock.sendall(document)
+        with contextlib.closing(Splicer(sock)) as splicer:
+            splicer.send(document)
         last_byte = time.monotonic()
         answer = b""
         while chunk := sock.recv(65536):

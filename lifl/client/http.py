@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import urllib3
 
+from lifl.client.splice import WORTH, Splicer
 from lifl.errors import ConfigError, PermanentError, Unavailable
 
 Token = str | Callable[[], str] | None
@@ -88,6 +89,8 @@ class HttpClient:
         self._prefix = urllib3.util.parse_url(self.base_url).path or ""
         self._host = {"Host": str(urllib3.util.parse_url(self.base_url).netloc)} if ingress else {}
         self._pool = _pool(self.base_url, ingress, connections)
+        if isinstance(self._pool, urllib3.HTTPConnectionPool) and self._pool.scheme == "http":
+            self._pool.ConnectionCls = _Connection
 
     def request(
         self,
@@ -186,6 +189,30 @@ class HttpClient:
     def close(self) -> None:
         """Close the idle connections."""
         self._pool.close()
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    """One that sends large memory by reference; it may not change before the answer is here."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._splicer: Splicer | None = None
+
+    def send(self, data: Any) -> None:
+        """Send bytes as they are, and views without a copy where the system can."""
+        if self.sock is None or not isinstance(data, memoryview) or len(data) < WORTH:
+            super().send(data)
+            return
+        if self._splicer is None:
+            self._splicer = Splicer(self.sock)
+        self._splicer.send(data)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._splicer is not None:
+            self._splicer.close()
+            self._splicer = None
+        super().close()
 
 
 def _pool(base_url: str, ingress: str, connections: int) -> urllib3.HTTPConnectionPool:
