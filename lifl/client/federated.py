@@ -70,7 +70,9 @@ class FederatedClient:
         self._digest = digest
         self._retry = retry or Retry()
         self._ingress = ingress
-        self._gateway = HttpClient(gateway, token, timeout=timeout, ingress=ingress)
+        self._gateway = HttpClient(
+            gateway, token, timeout=timeout, ingress=ingress, by_reference=True
+        )
         self._nodes: dict[str, HttpClient] = {}
         self._models = ModelCache(self._gateway, self._retry, timeout=timeout)
         self._kept: _Kept | None = None
@@ -235,7 +237,11 @@ class FederatedClient:
         base = f"{parts.scheme}://{parts.netloc}"
         if base not in self._nodes:
             self._nodes[base] = HttpClient(
-                base, self._token, timeout=self._timeout, ingress=self._ingress
+                base,
+                self._token,
+                timeout=self._timeout,
+                ingress=self._ingress,
+                by_reference=True,
             )
         return self._nodes[base], parts.path
 

@@ -71,7 +71,9 @@ class HttpClient:
     ``token`` is a bearer token, or a function that returns the present one.
     ``timeout`` is in seconds and holds for connecting and for each silence.
     ``ingress`` ("HOST:PORT") is connected to in the URL's place, which is still what is
-    asked for: for names of a cluster that this machine cannot resolve.
+    asked for: for names of a cluster that this machine cannot resolve. ``by_reference``
+    sends large views from where they lie (:mod:`lifl.client.splice`): such memory may not change
+    before the answer is here.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class HttpClient:
         timeout: float = 10.0,
         connections: int = 8,
         ingress: str = "",
+        by_reference: bool = False,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._token = token
@@ -89,7 +92,7 @@ class HttpClient:
         self._prefix = urllib3.util.parse_url(self.base_url).path or ""
         self._host = {"Host": str(urllib3.util.parse_url(self.base_url).netloc)} if ingress else {}
         self._pool = _pool(self.base_url, ingress, connections)
-        if isinstance(self._pool, urllib3.HTTPConnectionPool) and self._pool.scheme == "http":
+        if by_reference and self._pool.scheme == "http":
             self._pool.ConnectionCls = _Connection
 
     def request(
@@ -192,7 +195,7 @@ class HttpClient:
 
 
 class _Connection(urllib3.connection.HTTPConnection):
-    """One that sends large memory by reference; it may not change before the answer is here."""
+    """One that sends large views by reference."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

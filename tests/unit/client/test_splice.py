@@ -169,9 +169,11 @@ class Echo(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_clients_views_go_by_reference_on_a_kept_connection(
-    monkeypatch: pytest.MonkeyPatch, no_leaks: None
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_clients_views_go_by_reference_if_asked_for(
+    monkeypatch: pytest.MonkeyPatch, no_leaks: None, asked: bool
 ) -> None:
+    """On a kept connection, and only they."""
     by_reference = []
     real = Splicer.send
 
@@ -183,8 +185,9 @@ def test_a_clients_views_go_by_reference_on_a_kept_connection(
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
     try:
-        with contextlib.closing(HttpClient(f"http://127.0.0.1:{server.server_port}")) as client:
+        with contextlib.closing(HttpClient(url, by_reference=asked)) as client:
             large = np.random.default_rng(1).integers(0, 256, 1 << 20, np.uint8)
             for _ in range(2):
                 views = [b"head", memoryview(large), memoryview(large)[:100]]
@@ -198,4 +201,4 @@ def test_a_clients_views_go_by_reference_on_a_kept_connection(
         server.shutdown()
         thread.join()
         server.server_close()
-    assert by_reference == [1 << 20] * 2
+    assert by_reference == ([1 << 20] * 2 if asked else [])
