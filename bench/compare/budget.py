@@ -24,6 +24,7 @@ QUICK_SECONDS, FULL_SECONDS = 280.0, 3480.0
 UP: Mapping[str, float] = {
     "lifl": 5.0,
     "lifl-socket": 5.0,
+    "lifl-durable": 5.0,
     "step": 10.5,
     "serverful": 3.0,
     "vanilla": 3.0,
@@ -36,6 +37,7 @@ UP: Mapping[str, float] = {
 PLAY: Mapping[str, tuple[float, float]] = {
     "lifl": (0.2, 0.0009),
     "lifl-socket": (0.2, 0.0009),
+    "lifl-durable": (0.2, 0.0011),
     "step": (0.4, 0.002),
     "serverful": (0.2, 0.0013),
     "vanilla": (1.2, 0.0085),

@@ -1,7 +1,7 @@
 """LIFL as a side of the comparison.
 
-Why: the platform is played as users run it: its own processes, authentication on, the global
-model checkpointed on disk before anybody can read it. Which settings make which side is
+Why: the platform is played as users run it: its own processes, authentication on, checkpoints
+on the disk. Which settings make which side is
 :mod:`bench.compare.steps`'s to say. It must not know the other sides.
 """
 
@@ -56,7 +56,12 @@ class Lifl:
         self.name = name
         self.title = title
         self.dataplane = dataplane or doctor.default_dataplane()[0]
-        self.stand_ins = _stand_ins(nodes, self.dataplane, several=len(set(load.sizes)) > 1)
+        self.stand_ins = _stand_ins(
+            nodes,
+            self.dataplane,
+            several=len(set(load.sizes)) > 1,
+            behind="LIFL_CHECKPOINT_BEHIND" in (switches or {}),
+        )
         self.versions = {"lifl": lifl.__version__, "python": machine.python_version()}
         self._load = load
         self._group = group
@@ -247,11 +252,19 @@ class _Job:
         return bytes(answer.data)
 
 
-def _stand_ins(nodes: int, dataplane: str, *, several: bool) -> tuple[str, ...]:
+def _stand_ins(nodes: int, dataplane: str, *, several: bool, behind: bool) -> tuple[str, ...]:
+    kept = (
+        "a checkpoint is within its CPU, but readers have the model before it is on the disk, "
+        "which is a setting (LIFL_CHECKPOINT_BEHIND); no other side keeps one (wrongs it)"
+        if behind
+        else "a checkpoint is on the disk before anybody can read the model (wrongs it)"
+    )
     found = [
         "loopback in place of a network; no TLS (flatters it)",
-        "tokens, checks of every value, a checkpoint on disk and each client's asking for its work "
-        "are within its rounds or its CPU (wrongs it)",
+        "clients send out of the memory where an update lies, as its SDK does (flatters it)",
+        "tokens, checks of every value and each client's asking for its work are within its "
+        "rounds or its CPU (wrongs it)",
+        kept,
     ]
     if nodes > 1:
         found.append(f"{nodes} nodes are processes of this one machine")

@@ -25,6 +25,7 @@ class Absent(Exception):
 def makers() -> dict[str, Maker]:
     """Return every side by name; those that are not installed raise Absent when called."""
     found: dict[str, Maker] = {"lifl": steps.make, "lifl-socket": steps.make_socket}
+    found["lifl-durable"] = steps.make_durable
     for name in ("serverful", "vanilla", "flower", "nvflare"):
         found[name] = _from_module(name)
     found["vanilla-warm"] = _from_module("vanilla", "make_warm")

@@ -5,6 +5,8 @@ hierarchy, reuse and eager timing, each by itself; ``bench/ablation.json`` names
 *Data plane*: with ``--dataplane socket`` descriptors go over plain sockets, with ``ebpf`` the
 kernel routes them. Shared memory cannot be switched off, for nothing of this data plane would be
 left: the base below it is the *vanilla* side, where the same aggregator gets payloads by value.
+*Checkpoints*: no other side keeps one, so readers of LIFL do not wait for its own; how much
+longer a round takes where they do is a side of its own.
 
 It must not play rounds.
 """
@@ -27,10 +29,18 @@ WHOLE_SPARE = 16
 By itself the platform gives a job no more than a quarter of the memory; where that is too little,
 clients are told to come again, which ready-made ones do not."""
 
+BEHIND = {"LIFL_CHECKPOINT_BEHIND": "on"}
+
 
 def make(load: Load, group: Group, document: bytes) -> Lifl:
     """Return LIFL, whole, on one node."""
-    return Lifl(load, group, document, spare=WHOLE_SPARE)
+    return Lifl(load, group, document, switches=BEHIND, spare=WHOLE_SPARE)
+
+
+def make_durable(load: Load, group: Group, document: bytes) -> Lifl:
+    """Return LIFL as it is by default: a version is on the disk before anybody can read it."""
+    title = "LIFL, checkpoint before readers"
+    return Lifl(load, group, document, name="lifl-durable", title=title, spare=WHOLE_SPARE)
 
 
 def make_socket(load: Load, group: Group, document: bytes) -> Lifl:
@@ -43,6 +53,7 @@ def make_socket(load: Load, group: Group, document: bytes) -> Lifl:
         name="lifl-socket",
         title=title,
         dataplane="socket",
+        switches=BEHIND,
         spare=WHOLE_SPARE,
     )
 
@@ -55,6 +66,7 @@ def ablation(
     All with the same data plane, on the definition's nodes.
     """
     switches: dict[str, str] = {
+        **BEHIND,
         "LIFL_NODE_CAPACITY": str(ABLATION["node_capacity"]),
         "LIFL_KEEP_SECONDS": str(ABLATION["keep_seconds"]),
     }

@@ -11,7 +11,8 @@ times counts, for N updates of B bytes and A additions:
     the rest     round
 
 solved by least squares without negatives (``bench.sim.regress``). What a commit lasts beyond
-its processor time is told by the coordinator's moments. *Between nodes*: rounds of two nodes with
+its processor time is told by the coordinator's moments; a checkpoint that follows later, of
+which no reader knows, is not within. *Between nodes*: rounds of two nodes with
 one update each, at both sizes; what the sender's gateway takes beyond its update is ``forward``,
 the receiver's ``accept``, a byte. *A start*: processor time and clock of new aggregator processes
 (``bench.startup``). It must not know the other sides.
@@ -32,6 +33,7 @@ import psutil
 from bench import driver, harness, startup
 from bench.clients import Clients
 from bench.compare.api import Load
+from bench.compare.steps import BEHIND
 from bench.sim import processes, regress
 from bench.sim.costs import Lifl
 from bench.sim.effort import SIZES, WHOLE, Effort, Nobody
@@ -49,7 +51,7 @@ def platform_costs(
     rows: list[dict[str, float]] = []
     for nbytes in sizes:
         document = harness.model_document(nbytes)
-        with harness.platform() as platform, Clients(max(NUMBERS), document) as clients:
+        with _platform() as platform, Clients(max(NUMBERS), document) as clients:
             rows += [_rounds(platform, clients, document, number, effort) for number in NUMBERS]
     updates = [(r["updates"], r["updates"] * r["nbytes"]) for r in rows]
     ingest, ingest_per_byte = regress.costs(updates, [r["gateway"] for r in rows])
@@ -85,6 +87,13 @@ def platform_costs(
         accept_per_byte=accept,
     )
     return parts, client, sum_per_byte
+
+
+@contextlib.contextmanager
+def _platform() -> Iterator[harness.Platform]:
+    """Run a platform set up as the comparison's."""
+    with harness.environment(BEHIND), harness.platform() as platform:
+        yield platform
 
 
 def _rounds(
@@ -146,9 +155,8 @@ def _between(ingest_per_byte: float, effort: Effort) -> tuple[float, float]:
 def _spread(load: Load, document: bytes) -> Iterator[Any]:
     from bench.compare.lifl import Lifl as Played
 
-    with Played(
-        load, Nobody(), document, nodes=2, switches={"LIFL_PLACEMENT": "worstfit"}
-    ) as system:
+    spread = BEHIND | {"LIFL_PLACEMENT": "worstfit"}
+    with Played(load, Nobody(), document, nodes=2, switches=spread) as system:
         yield system
 
 

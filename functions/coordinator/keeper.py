@@ -19,6 +19,9 @@ from lifl.errors import LiflError
 
 log = logging.getLogger("lifl.coordinator")
 
+REST_SECONDS = 0.05
+"""For so long who waits for the version has the machine to himself, before its writing begins."""
+
 
 class Keeper:
     """One job's; its methods are for one thread. ``keep`` is how many versions stay on disk."""
@@ -29,6 +32,7 @@ class Keeper:
         self._keep = keep
         self._document: memoryview | None = None
         self._thread: threading.Thread | None = None
+        self._hurry = threading.Event()
         self._error: Exception | None = None
 
     def begin(self, document: memoryview) -> None:
@@ -37,6 +41,7 @@ class Keeper:
         The memory may not change or go before :meth:`finish` or :meth:`settle`.
         """
         self._document = document
+        self._hurry.clear()
         name = f"keep-{self._job.name}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -67,12 +72,14 @@ class Keeper:
 
     def _join(self) -> None:
         if self._thread is not None:
+            self._hurry.set()
             self._thread.join()
             self._thread = None
 
     def _run(self) -> None:
         if self._document is None:
             return
+        self._hurry.wait(REST_SECONDS)
         try:
             self._write(self._document)
         except (OSError, LiflError) as e:

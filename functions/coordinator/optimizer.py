@@ -8,15 +8,25 @@ is in force: until the version is committed all of it can be thrown away.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import NamedTuple
 
 from functions.coordinator.checkpoint import MODEL, Checkpoints, Draft, Floats
 from functions.coordinator.records import VersionRecord
 from functions.coordinator.shelf import Held, Shelf
-from functions.coordinator.strategies import Strategy, advance, initial_state
+from functions.coordinator.strategies import BLOCK, Strategy, advance, initial_state
 from lifl import crash
 from lifl.store import SlotRef
+
+SHARE = 1 << 20
+"""Fewer elements (4 MB) are not worth a thread."""
+THREADS = 8
+"""Memory is not faster with more."""
+
+Span = tuple[int, int]
 
 
 class NewVersion(NamedTuple):
@@ -71,7 +81,7 @@ class Optimizer:
         for name in self._strategy.vectors:
             files[name], state[name] = draft.map_vector(name, self._elements)
 
-        def compute(made: Callable[[int], None] | None) -> None:
+        def compute(made: Callable[[int], None] | None = None, span: Span | None = None) -> None:
             advance(
                 self._strategy,
                 shelf.floats(shelf.model),
@@ -81,11 +91,12 @@ class Optimizer:
                 out=shelf.floats(ref),
                 delta=delta,
                 made=made,
+                span=span,
             )
             crash.point("computed")
 
         if not write:
-            compute(None)
+            _together(lambda span: compute(span=span), _spans(self._elements))
             draft.settle()
             return NewVersion(draft.name(MODEL), files, state)
         model_file, writing = draft.write_model(shelf.document(ref))
@@ -95,3 +106,20 @@ class Optimizer:
         draft.keep()
         crash.point("checkpointed")
         return NewVersion(model_file, files, state)
+
+
+def _spans(elements: int) -> list[Span]:
+    """Cut a model into parts for as many threads as there are processors for it."""
+    threads = max(1, min(THREADS, len(os.sched_getaffinity(0)), elements // SHARE))
+    ends = [elements * i // threads // BLOCK * BLOCK for i in range(threads)] + [elements]
+    return list(pairwise(ends))
+
+
+def _together(run: Callable[[Span], None], spans: Sequence[Span]) -> None:
+    """Run all at a time, the first in this thread; raises what one of them raised."""
+    first, *others = spans
+    with ThreadPoolExecutor(max(1, len(others)), thread_name_prefix="compute") as helpers:
+        waiting = [helpers.submit(run, span) for span in others]
+        run(first)
+        for done in waiting:
+            done.result()

@@ -40,7 +40,7 @@ from lifl.update import Schema
 
 log = logging.getLogger("lifl.coordinator")
 
-SECONDS = {Notice.SOON: 0.25, Notice.SHORTLY: 0.02, Notice.NOW: 0.0}
+SECONDS = {Notice.SOON: 0.25, Notice.SHORTLY: 0.05, Notice.NOW: 0.0}
 _ENDED = {Phase.DONE: JobState.DONE, Phase.STOPPED: JobState.STOPPED, Phase.FAILED: JobState.FAILED}
 
 

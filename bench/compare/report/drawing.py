@@ -29,6 +29,7 @@ INK = "#010203"
 COLOURS = {
     "lifl": "#e4572e",
     "lifl-socket": "#f0a38c",
+    "lifl-durable": "#b8432a",
     "serverful": "#4c8fd6",
     "vanilla": "#9a6fd0",
     "vanilla-warm": "#c3a8e6",
@@ -39,6 +40,7 @@ COLOURS = {
 SHORT = {
     "lifl": "LIFL",
     "lifl-socket": "LIFL, plain sockets",
+    "lifl-durable": "LIFL, checkpoint first",
     "serverful": "always-on gRPC server",
     "vanilla": "vanilla serverless",
     "vanilla-warm": "vanilla, kept warm",

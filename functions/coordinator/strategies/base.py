@@ -97,12 +97,14 @@ def advance(
     out: Floats,
     delta: bool,
     made: Callable[[int], None] | None = None,
+    span: tuple[int, int] | None = None,
 ) -> None:
     """Make the next model in ``out`` and the next state in ``new``, block by block.
 
     ``delta`` says that the parts hold deltas, not weights. All arrays are flat
     float32 of ``len(out)`` elements (those of ``parts`` may be longer). ``made`` is told
-    after each block how many elements of ``out`` are as they will be.
+    after each block how many elements of ``out`` are as they will be. With a ``span`` only its
+    elements, from the first up to before the last, are made.
 
     Raises
     ------
@@ -111,9 +113,10 @@ def advance(
     """
     change, scratch = np.empty((2, min(BLOCK, len(out))), np.float32)
     direct = strategy.plain_mean and not delta
+    first, last = span or (0, len(out))
     with np.errstate(all="ignore"):  # what overflows is found below
-        for start in range(0, len(out), BLOCK):
-            end = min(start + BLOCK, len(out))
+        for start in range(first, last, BLOCK):
+            end = min(start + BLOCK, last)
             here, size = out[start:end], end - start
             if direct:
                 mean_into(parts, start, end, here, scratch)

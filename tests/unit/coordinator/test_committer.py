@@ -117,6 +117,18 @@ def test_a_disk_that_fails_holds_up_the_next_version_until_it_works(stage, disk)
     until(lambda: job.version.kept)
 
 
+def test_who_waits_for_the_disk_does_not_wait_for_it_to_begin(stage, monkeypatch):
+    """The rest is for those who want the version; the next one's maker is not to be kept up."""
+    monkeypatch.setattr("functions.coordinator.keeper.REST_SECONDS", 60.0)
+    job = submit(stage)
+    fill_round(stage, job)
+    assert not job.version.kept
+    fill_round(stage, job)
+    assert [h.version for h in stage.coordinator.history("digits")] == [1, 2]
+    stage.restart()
+    until(lambda: stage.store.load("digits").version.kept)
+
+
 def test_what_lies_in_the_pool_alone_is_kept_by_a_successor(stage, disk, tmp_path):
     job = submit(stage)
     disk.failing = True

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from functions.coordinator.optimizer import THREADS, _spans, _together
 from functions.coordinator.strategies import (
     BLOCK,
     Diverged,
@@ -142,6 +146,58 @@ def test_sums_and_means_of_several_partials_combine():
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
     mean_into(parts[1:2], 10, 20, out[:10], scratch)
     np.testing.assert_array_equal(out[:10], b[10:20])
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedadam"])
+def test_parts_made_by_themselves_are_the_whole(name):
+    """So that several threads may each make one."""
+    rng = np.random.default_rng(5)
+    size = 2 * BLOCK + 77
+    strategy = make(name, {})
+    model, total = rng.standard_normal((2, size)).astype(np.float32)
+    results = []
+    for spans in ([None], [(BLOCK, size), (0, 5), (5, BLOCK)]):
+        old = initial_state(strategy, size)
+        new = {vector: np.empty(size, np.float32) for vector in strategy.vectors}
+        out = np.full(size, np.nan, np.float32)
+        for span in spans:
+            advance(
+                strategy,
+                model,
+                [Part(total, 37.0)],
+                old=old,
+                new=new,
+                out=out,
+                delta=False,
+                span=span,
+            )
+        results.append([out, *new.values()])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@given(elements=st.integers(1, 50_000_000), processors=st.integers(1, 64))
+def test_a_model_is_cut_into_parts_without_gaps(elements, processors):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.sched_getaffinity", lambda pid: set(range(processors)))
+        spans = _spans(elements)
+    assert (spans[0][0], spans[-1][1]) == (0, elements)
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
+    assert all(lo < hi and lo % BLOCK == 0 for lo, hi in spans)
+    assert len(spans) <= min(THREADS, processors)
+
+
+def test_what_goes_wrong_in_one_part_is_told_when_all_have_ended():
+    ended = []
+
+    def run(span):
+        if span == (1, 2):
+            raise Diverged("element 1")
+        ended.append(span)
+
+    with pytest.raises(Diverged, match="element 1"):
+        _together(run, [(0, 1), (1, 2), (2, 3)])
+    assert sorted(ended) == [(0, 1), (2, 3)]
 
 
 def test_slots_longer_than_the_model_are_read_to_its_length_only():

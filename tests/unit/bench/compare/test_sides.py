@@ -27,7 +27,15 @@ class NoGroup:
 
 def test_makers_have_every_side() -> None:
     found = sides.makers()
-    assert {"lifl", "lifl-socket", "serverful", "vanilla", "flower", "nvflare"} <= set(found)
+    assert {
+        "lifl",
+        "lifl-socket",
+        "lifl-durable",
+        "serverful",
+        "vanilla",
+        "flower",
+        "nvflare",
+    } <= set(found)
     assert [n for n in found if n.startswith("step-")] == [
         *("step-0-base", "step-1-placement", "step-2-hierarchy", "step-3-reuse", "step-4-eager")
     ]
