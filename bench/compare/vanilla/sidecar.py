@@ -4,7 +4,8 @@ Why: every request of a Knative Service passes a proxy within the pod that limit
 the comparison has a real one too. ``LIFL_COMPARE_QUEUE_PROXY`` names a queue-proxy binary
 (``knative.dev/serving/cmd/queue``), which needs root for a network namespace of its own.
 Without it HAProxy stands in: packaged everywhere, it passes bodies on as they come, never
-through a file. Both get the function's port and how many requests it takes at once.
+through a file, here with the buffers that Go's reverse proxy has, which queue-proxy is made of
+(32 KB; HAProxy comes with 16). Both get the function's port and how many requests it takes at once.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ TIMEOUT_SECONDS = 600
 _HAPROXY = """
 global
   nbthread 1
+  tune.bufsize 32768
   maxconn 512
 defaults
   mode http
