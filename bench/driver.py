@@ -182,6 +182,18 @@ class Job:
             time.sleep(0.01)  # 503: a gateway that just began to serve the job
         raise TimeoutError(f"model version {version} was not readable within {WAIT_SECONDS} s")
 
+    def await_kept(self, version: int) -> None:
+        """Wait until a version is on the disk, which with LIFL_CHECKPOINT_BEHIND readers do not.
+
+        It costs who is measured nothing: its file has its name when it is synced.
+        """
+        folder = self.platform.paths.state / "checkpoints" / self.name
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not list(folder.glob(f"v{version:06d}-*.safetensors")):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"version {version} of {self.name} did not come to the disk")
+            time.sleep(0.005)  # files tell nobody
+
     def check(self, sent: list[Sent]) -> None:
         """Raise unless every upload was accepted."""
         bad = [s for s in sent if s.status != 202]

@@ -230,8 +230,9 @@ class _Job:
         self.view = self.driver.opened(after=self._last)
 
     def committed(self) -> None:
-        """Wait until the coordinator has committed the round."""
+        """Wait until the coordinator has committed the round, and kept its model: that is work."""
         self.summary = self.driver.committed(self.round)
+        self.driver.await_kept(self.round)
         self._last = self.round
 
     def elements(self, where: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:

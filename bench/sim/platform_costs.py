@@ -119,6 +119,7 @@ def _rounds(
                 rows.append(
                     used | {"clients": processes.cpu(senders) - sent, "commit": end - summed}
                 )
+            job.await_kept(version)
             current = job.ready(after=current["round"])
     finally:
         job.stop()
