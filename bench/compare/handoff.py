@@ -31,6 +31,7 @@ import numpy as np
 from bench.compare import handoff_ends, mean
 from bench.compare.api import Reference
 from bench.compare.groups import open_group
+from bench.compare.machine import join_free_memory
 from bench.compare.vanilla import sidecar
 from bench.figures import Figure, at_least, ratios
 from bench.sizes import BYTES
@@ -138,6 +139,7 @@ def measure(nbytes: int = BYTES["233mb"], n: int = N, warm: int = WARM) -> Resul
     ConfigError
         if there is no in-kernel route, no Redis or no proxy here.
     """
+    join_free_memory()
     elements = nbytes // 4
     stand_in = sidecar.about()[2]
     result = Result(nbytes, stand_ins=(stand_in,) if stand_in else ())

@@ -6,11 +6,24 @@ results says where it is from.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+
+def join_free_memory(order: Path = Path("/proc/sys/vm/compact_memory")) -> bool:
+    """Have the kernel bring free memory together; return whether it did, for which it takes root.
+
+    Memory that earlier work left in pieces is slower to read (rounds of 8 x 45 MB by a tenth, on
+    a virtual machine), and who starts first gets it: of three equal sides the first.
+    """
+    with contextlib.suppress(OSError):
+        order.write_text("1\n")
+        return True
+    return False
 
 
 def machine() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import psutil
 
 from bench.compare import shapes, workloads
+from bench.compare.machine import join_free_memory
 from bench.compare.outcome import Outcome, Played, Side
 from bench.compare.player import OpenGroup, Player
 from bench.compare.sides import Absent, Maker
@@ -120,7 +121,8 @@ class Runner:
         return self._document[1]
 
     def _pass(self, outcome: Outcome, names: Sequence[str], document: bytes) -> None:
-        """Have ``names`` up at once and play them in turn."""
+        """Have ``names`` up at once and play them in turn, all in memory of one kind."""
+        join_free_memory()
         with contextlib.ExitStack() as stack:
             up: dict[str, Player] = {}
             for name in names:
