@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing as mp
-import random
 import signal
 import socket
 import time
@@ -125,20 +124,3 @@ def _send(host: str, port: int, request_head: bytes, document: bytes) -> Sent:
             answer += chunk
     status = int(answer.split(b" ", 2)[1]) if request_head else 0
     return Sent(started, last_byte, time.monotonic(), status, answer)
-
-
-def closed_ports(nodes: int) -> int:
-    """Return a port that is free for the first of ``nodes`` gateways, like all that follow from it.
-
-    It is below those that the kernel gives to clients, so that none takes it meanwhile.
-    """
-    for _ in range(100):
-        port = random.randrange(10_000, 32_000)
-        with contextlib.ExitStack() as held:
-            try:
-                for other in (*range(port, port + nodes), port + 100):
-                    held.enter_context(socket.create_server(("127.0.0.1", other)))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("no free ports")

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 import psutil
 
-from bench.clients import closed_ports
+from bench.ports import closed_ports
 from lifl import naming
 from lifl.auth import mint_platform_token
 from lifl.client.http import HttpClient

@@ -17,12 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.clients import closed_ports
 from bench.compare import peer
 from bench.compare.api import Round
 from bench.compare.crew import Crew
 from bench.compare.flower.venv import VENV, settings
 from bench.compare.wire import Wire
+from bench.ports import closed_ports
 
 APP = Path(__file__).with_name("app")
 UP_SECONDS = 120.0

@@ -17,10 +17,10 @@ import subprocess
 from types import TracebackType
 from typing import Self
 
-from bench.clients import closed_ports
 from bench.compare.api import Group
 from bench.compare.vanilla import resp
 from bench.compare.vanilla.resp import Address
+from bench.ports import closed_ports
 
 END_SECONDS = 10.0
 _CONFIG = """
