@@ -1,6 +1,6 @@
 """Plays workloads: sides in turn, each in its group.
 
-Why: sides are compared within minutes of one another, round by round (A B C A B C …), so
+Why: sides are compared within minutes of one another, round by round (A B C, B A C, …), so
 that a slow minute of the machine does not fall on one of them alone; and what one side
 cannot do costs the others nothing. It must not know what any side is, nor judge.
 """
@@ -11,6 +11,7 @@ import contextlib
 import gc
 import json
 import logging
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,17 @@ class Watcher(Protocol):
 
     def lost(self, side: str, why: str) -> None:
         """A side cannot go on, or was not run."""
+
+
+def turns(workload: Workload, names: Sequence[str], index: int) -> list[str]:
+    """Return in which order sides play a round: drawn for each round, the same in every run.
+
+    In one and the same order everybody would always come after the same other, and find the
+    machine as that has left it.
+    """
+    order = list(names)
+    random.Random(f"{workload.name} {index}").shuffle(order)
+    return order
 
 
 class Runner:
@@ -145,7 +157,8 @@ class Runner:
         plan: list[tuple[int, int | None]] = [(-1, n) for n in warm_ups * workload.warm]
         plan += [(i, sizes[i % len(sizes)] if sizes else None) for i in range(workload.rounds)]
         for index, number in plan:
-            for name, player in list(up.items()):
+            for name in turns(workload, list(up), index):
+                player = up[name]
                 if index >= workload.few.get(name, workload.rounds):
                     continue
                 if index < 0 and name in workload.cold:

@@ -1,7 +1,7 @@
 """One running job: its lock, its round machine, its store, and who is told.
 
 Why: every event, from HTTP, the timer or the data thread, goes the same way:
-decide in memory under the job's lock, write through, then tell watchers. It
+decide in memory under the job's lock, write through, then tell watchers (``outside``). It
 must not touch shared memory or model files.
 """
 
@@ -16,9 +16,9 @@ from dataclasses import replace
 from typing import Any
 
 from functions.coordinator import losses
-from functions.coordinator.effects import Effects, Notice
 from functions.coordinator.jobs import JobSpec
 from functions.coordinator.outcomes import Counted, Made, ModelPlace, Tell
+from functions.coordinator.outside import Outside
 from functions.coordinator.problems import Refused
 from functions.coordinator.records import (
     Claim,
@@ -40,7 +40,6 @@ from lifl.update import Schema
 
 log = logging.getLogger("lifl.coordinator")
 
-SECONDS = {Notice.SOON: 0.25, Notice.SHORTLY: 0.05, Notice.NOW: 0.0}
 _ENDED = {Phase.DONE: JobState.DONE, Phase.STOPPED: JobState.STOPPED, Phase.FAILED: JobState.FAILED}
 
 
@@ -66,14 +65,13 @@ class Job:
         self.version = snapshot.version
         self._before = snapshot.before
         self.model: ModelPlace | None = None
-        self.wakers: list[Callable[[float], None]] = []
         self._store = store
         self._revisions = revisions
+        self._outside = Outside(record.name, store, revisions)
+        self.wakers = self._outside.wakers
         self._clock = clock
         self._lock = threading.RLock()
         self._boots: dict[str, str] = {}
-        self._unwritten: list[Change] = []
-        self._removed = False
         self.ratings = 0
         self.rounds = RoundMachine(
             spec.rules,
@@ -111,8 +109,8 @@ class Job:
         """Decide on an update: its claim, and whether it is a duplicate; raises Refused."""
         with self._judging():
             claim, duplicate, effects = self._updates.claim(ask)
-            self._confirm_unless(effects)
-            self._apply(effects)
+            self._outside.confirm_unless(effects)
+            self._outside.apply(effects)
         crash.point("claimed")
         return claim, duplicate
 
@@ -127,7 +125,7 @@ class Job:
         with self._judging():
             self._check_boot(place.node, boot)
             effects = self._updates.sealed(serial, place, digest, self._clock())
-            tell = self._write_now(effects)
+            tell = self._outside.write_now(effects)
         crash.point("sealed")
         return tell
 
@@ -140,21 +138,21 @@ class Job:
             claim, duplicate, effects = self._updates.count(
                 ask, assignment, place, digest, self._clock()
             )
-            tell = self._write_now(effects)
+            tell = self._outside.write_now(effects)
         crash.point("sealed")
         return Counted(claim, duplicate, tell)
 
     def aborted(self, serial: int) -> None:
         """Open a claim again whose upload failed."""
         with self._lock:
-            self._apply(self._updates.aborted(serial))
+            self._outside.apply(self._updates.aborted(serial))
 
     def transfer(self, ask: Transfer) -> bool:
         """Let a partial go to another node; True if it is there already; raises Refused."""
         with self._judging(), self._lossy():
             arrived, effects = self._updates.transfer(ask, self._clock())
-            self._confirm_unless(effects)
-            self._apply(effects)
+            self._outside.confirm_unless(effects)
+            self._outside.apply(effects)
             return arrived
 
     def transferred(self, assignment: int, serial: int, place: Place, boot: str | None) -> None:
@@ -162,15 +160,15 @@ class Job:
         with self._judging(), self._lossy():
             self._check_boot(place.node, boot)
             effects = self._updates.transferred(assignment, serial, place, self._clock())
-            self._confirm_unless(effects)
-            self._apply(effects)
+            self._outside.confirm_unless(effects)
+            self._outside.apply(effects)
 
     def partial(self, assignment: int, cover: Sequence[int]) -> bool:
         """Decide whether a partial that reached the coordinator is kept."""
         with self._lock:
             kept, effects = self._updates.partial(assignment, cover, self._clock())
-            self._confirm_unless(effects)
-            self._apply(effects)
+            self._outside.confirm_unless(effects)
+            self._outside.apply(effects)
             return kept
 
     def planned(self, round_number: int, plan: Mapping[str, Any]) -> None:
@@ -178,24 +176,24 @@ class Job:
         with self._lock:
             if round_number != self.rounds.record.round:
                 raise Refused(409, "wrong-round", f"the job is in round {self.rounds.record.round}")
-            self._apply(self.rounds.planned(plan, self._clock()))
+            self._outside.apply(self.rounds.planned(plan, self._clock()))
         crash.point("opened")
 
     def learn(self, clients: Iterable[str]) -> None:
         """Note clients that were seen."""
         with self._lock:
-            self._apply(self.rounds.learn(clients, self._clock()))
+            self._outside.apply(self.rounds.learn(clients, self._clock()))
 
     def tick(self) -> float | None:
         """Let time pass; return when to call next (unix time)."""
         with self._lock:
-            self._apply(self.rounds.tick(self._clock()))
+            self._outside.apply(self.rounds.tick(self._clock()))
             return self.rounds.due()
 
     def node_lost(self, node: str) -> None:
         """Ask those clients again whose accepted updates were on ``node``."""
         with self._lock:
-            self._apply(losses.node_lost(self.rounds, node, self._clock()))
+            self._outside.apply(losses.node_lost(self.rounds, node, self._clock()))
 
     def inventory(self, node: str, serials: Iterable[int], boot: str | None) -> list[int]:
         """Compare with what a gateway has; return the serials that nobody waits for."""
@@ -203,8 +201,8 @@ class Job:
             if boot is not None:
                 self._boots[node] = boot
             unknown, effects = losses.inventory(self.rounds, node, serials, self._clock())
-            self._confirm_unless(effects)
-            self._apply(effects)
+            self._outside.confirm_unless(effects)
+            self._outside.apply(effects)
             return unknown
 
     def forget_held(self) -> None:
@@ -224,7 +222,7 @@ class Job:
             effects = self.rounds.end(phase)
             self.record = replace(self.record, state=_ENDED[phase], detail=detail)
             self._store.put_job(self.record)
-            self._apply(effects)
+            self._outside.apply(effects)
 
     def remove(self, forget: Callable[[JobRecord], None]) -> None:
         """Forget the job, which is over: ``forget`` removes it from the store.
@@ -233,7 +231,7 @@ class Job:
         """
         with self._lock:
             forget(self.record)
-            self._removed = True
+            self._outside.removed = True
 
     # -- versions -------------------------------------------------------------
 
@@ -271,7 +269,7 @@ class Job:
             record = replace(self.record, state=JobState.DONE) if done else self.record
             change = Change(round=following, forget_before=present.assignment)
             summary = summarize(present, self.rounds.book.sealed(), version, made.summed)
-            self._flush()
+            self._outside.flush()
         self._store.commit(Commit(record, version, change, summary))
         self._before, self.record, self.version = self.version, record, version
         return following
@@ -280,7 +278,7 @@ class Job:
         """Go on to the round that follows, with the new model in its place."""
         with self._lock:
             self.model = model
-            self._apply(self.rounds.committed(following, self._clock()))
+            self._outside.apply(self.rounds.committed(following, self._clock()))
 
     @property
     def last_round(self) -> bool:
@@ -311,10 +309,10 @@ class Job:
             version = replace(before, version=lost.version + 1, created=now)
             present, following = self.rounds.record, self.rounds.skipping(now)
             change = Change(round=following, forget_before=present.assignment + 1)
-            self._flush()
+            self._outside.flush()
             self._store.commit(Commit(self.record, version, change))
             self.version, self._before = version, None
-            self._apply(self.rounds.skipped(following, now))
+            self._outside.apply(self.rounds.skipped(following, now))
         log.warning(
             "job %s: version %d was lost before it was on the disk; version %d is version %d again",
             self.name,
@@ -340,52 +338,9 @@ class Job:
                 self._store.confirm()
                 raise
 
-    def _confirm_unless(self, effects: Effects) -> None:
-        """Make sure that an answer for which nothing is written is still ours to give."""
-        if not effects.change:
-            self._store.confirm()
-
     def _check_boot(self, node: str, boot: str | None) -> None:
         if boot is not None and self._boots.get(node, boot) != boot:
             raise Refused(409, "claim-gone", f"gateway {node} was restarted since")
-
-    def _apply(self, effects: Effects) -> None:
-        try:
-            self._write(effects)
-        finally:
-            self._tell(effects.notice)
-
-    def _write_now(self, effects: Effects) -> Tell:
-        """Write; return what tells watchers, later."""
-        self._confirm_unless(effects)
-        try:
-            self._write(effects)
-        except LiflError:
-            self._tell(effects.notice)
-            raise
-        return lambda: self._tell(effects.notice)
-
-    def _write(self, effects: Effects) -> None:
-        if effects.change:
-            self._unwritten.append(effects.change)
-        self._flush()
-
-    def _tell(self, notice: Notice) -> None:
-        if notice is Notice.NOW:
-            self._revisions.bump()
-        elif notice:
-            self._revisions.bump_within(SECONDS[notice])
-        if notice >= Notice.SHORTLY:
-            for wake in self.wakers:
-                wake(SECONDS[notice])
-
-    def _flush(self) -> None:
-        """Write what is not written yet; what fails is tried again with the next event."""
-        if self._removed:
-            self._unwritten.clear()
-        while self._unwritten:
-            self._store.write(self.name, self._unwritten[0])
-            self._unwritten.pop(0)
 
     @contextmanager
     def _lossy(self) -> Iterator[None]:
@@ -393,5 +348,5 @@ class Job:
         try:
             yield
         except CoverRefused as e:
-            self._apply(e.effects)
+            self._outside.apply(e.effects)
             raise

@@ -176,6 +176,13 @@ def test_it_registers_serves_and_leaves(agent, start, node, schema, make_update,
     assert not run.ended.is_set()
 
 
+def test_it_takes_no_processor_from_who_wakes_it(start):
+    run = start()
+    assert run.settled.wait(10)
+    assert os.sched_getscheduler(run._thread.native_id) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER  # HTTP threads are not
+
+
 def test_the_role_is_read_when_a_new_assignment_shows_up(agent, start, node, make_update):
     run = start()
     assert run.settled.wait(10)

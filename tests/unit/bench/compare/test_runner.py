@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from bench.compare import arrivals
 from bench.compare.api import Load, Reference, Round, Usage
 from bench.compare.outcome import Outcome, Played, Side
-from bench.compare.runner import Runner
+from bench.compare.runner import Runner, turns
 from bench.compare.sides import Absent
 from bench.compare.workloads import FACTORS, Workload
 
@@ -125,10 +126,8 @@ def _side(name: str, log: list[str], fail_at: int | None = None) -> Any:
 
 def test_sides_play_in_turn(run: Run, log: list[str], tmp_path: Path) -> None:
     outcome, heard, made = run({"a": _side("a", log), "b": _side("b", log)}, rounds=2)
-    assert log == [
-        *("a up", "b up", "a", "b", "a", "b", "a", "b"),
-        *("b down", "b gone", "a down", "a gone"),
-    ]
+    played = [name for index in (-1, 0, 1) for name in turns(outcome.workload, "ab", index)]
+    assert log == ["a up", "b up", *played, "b down", "b gone", "a down", "a gone"]
     assert (heard.plays, heard.told) == (6, 6)
     assert not made.failed()
     for side in outcome.sides.values():
@@ -147,6 +146,19 @@ def test_sides_play_in_turn(run: Run, log: list[str], tmp_path: Path) -> None:
     ]
     assert first["stand_ins"] == ["all of it"]
     assert first["counted"] == "not at all"
+
+
+def test_nobody_always_comes_after_the_same_other() -> None:
+    workload = Workload(LOAD, tuple("abcd"), "at once", "a trial")
+    orders = [turns(workload, "abcd", index) for index in range(-1, 7)]
+    assert all(sorted(order) == list("abcd") for order in orders)
+    assert orders == [turns(workload, "abcd", index) for index in range(-1, 7)]
+    played = [name for order in orders for name in order]
+    before = {name: set() for name in "abcd"}
+    for earlier, name in itertools.pairwise(played):
+        before[name].add(earlier)
+    assert all(len(others) > 1 for others in before.values())
+    assert {order[0] for order in orders} > {"a"}
 
 
 def test_one_after_the_other(run: Run, log: list[str]) -> None:
