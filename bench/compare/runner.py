@@ -11,6 +11,7 @@ import contextlib
 import gc
 import json
 import logging
+import os
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -163,6 +164,7 @@ class Runner:
                     continue
                 if index < 0 and name in workload.cold:
                     continue
+                os.sync()  # nobody's own sync is to wait for what another has left unwritten
                 with self._kept(player.side, up):
                     self._watcher.played(player.side, player.play(index, number))
             self.write()
