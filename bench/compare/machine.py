@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+SETTLE_SECONDS, LOOK_SECONDS = 3.0, 0.1
+QUIET_PERCENT = 10.0
 
 
 def join_free_memory(order: Path = Path("/proc/sys/vm/compact_memory")) -> bool:
@@ -23,6 +27,22 @@ def join_free_memory(order: Path = Path("/proc/sys/vm/compact_memory")) -> bool:
     with contextlib.suppress(OSError):
         order.write_text("1\n")
         return True
+    return False
+
+
+def settle(
+    busy: Callable[[float], float] = lambda seconds: psutil.cpu_percent(seconds),
+) -> bool:
+    """Return when the machine rests, or after a few seconds; say whether it does.
+
+    Some sides go on working when their round is over (NVFlare, for one, writes its model), and a
+    sync of anybody's waits for what others have left unwritten: who plays next would pay for it.
+    ``busy`` returns per cent of all processors over so many seconds.
+    """
+    os.sync()
+    for _ in range(round(SETTLE_SECONDS / LOOK_SECONDS)):
+        if busy(LOOK_SECONDS) < QUIET_PERCENT:
+            return True
     return False
 
 

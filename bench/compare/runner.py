@@ -11,7 +11,6 @@ import contextlib
 import gc
 import json
 import logging
-import os
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Protocol
 import psutil
 
 from bench.compare import shapes, workloads
-from bench.compare.machine import join_free_memory
+from bench.compare.machine import join_free_memory, settle
 from bench.compare.outcome import Outcome, Played, Side
 from bench.compare.player import OpenGroup, Player
 from bench.compare.sides import Absent, Maker
@@ -164,7 +163,7 @@ class Runner:
                     continue
                 if index < 0 and name in workload.cold:
                     continue
-                os.sync()  # nobody's own sync is to wait for what another has left unwritten
+                settle()
                 with self._kept(player.side, up):
                     self._watcher.played(player.side, player.play(index, number))
             self.write()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.compare.machine import join_free_memory
+from bench.compare.machine import LOOK_SECONDS, SETTLE_SECONDS, join_free_memory, settle
 
 
 def test_the_kernel_is_asked(tmp_path: Path) -> None:
@@ -16,3 +16,15 @@ def test_the_kernel_is_asked(tmp_path: Path) -> None:
 
 def test_who_may_not_ask_goes_on_without(tmp_path: Path) -> None:
     assert not join_free_memory(tmp_path / "nobody" / "compact_memory")
+
+
+def test_a_round_begins_when_the_machine_rests() -> None:
+    looks = [80.0, 30.0, 4.0, 90.0]
+    assert settle(lambda seconds: looks.pop(0))
+    assert looks == [90.0]
+
+
+def test_a_machine_that_never_rests_is_not_waited_for() -> None:
+    waited: list[float] = []
+    assert not settle(lambda seconds: (waited.append(seconds), 100.0)[1])
+    assert sum(waited) <= SETTLE_SECONDS + LOOK_SECONDS
