@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-SETTLE_SECONDS, LOOK_SECONDS = 3.0, 0.1
+SETTLE_SECONDS, LOOK_SECONDS = 2.0, 0.1
 QUIET_PERCENT = 10.0
 
 
@@ -31,19 +31,22 @@ def join_free_memory(order: Path = Path("/proc/sys/vm/compact_memory")) -> bool:
 
 
 def settle(
-    busy: Callable[[float], float] = lambda seconds: psutil.cpu_percent(seconds),
+    busy: Callable[[float], float] = psutil.cpu_percent,
 ) -> bool:
-    """Return when the machine rests, or after a few seconds; say whether it does.
+    """Return when the machine rests and all is on the disk, or after a few seconds; say whether.
 
     Some sides go on working when their round is over (NVFlare, for one, writes its model), and a
     sync of anybody's waits for what others have left unwritten: who plays next would pay for it.
     ``busy`` returns per cent of all processors over so many seconds.
     """
+    rests = _rests(busy)
     os.sync()
-    for _ in range(round(SETTLE_SECONDS / LOOK_SECONDS)):
-        if busy(LOOK_SECONDS) < QUIET_PERCENT:
-            return True
-    return False
+    return rests and _rests(busy)
+
+
+def _rests(busy: Callable[[float], float]) -> bool:
+    looks = round(SETTLE_SECONDS / LOOK_SECONDS)
+    return any(busy(LOOK_SECONDS) < QUIET_PERCENT for _ in range(looks))
 
 
 def machine() -> dict[str, Any]:
