@@ -9,7 +9,6 @@ import pytest
 
 from bench.clients import Clients
 
-
 LATE = 1.0
 """Seconds; a busy machine may hold the early one up for a while."""
 
