@@ -269,7 +269,7 @@ def _let_others_wake_first() -> None:
 
     A descriptor wakes an aggregator for ten milliseconds of work; the gateway that sent it has
     the next update to receive. As batch work a sum begins when a processor is free, or its share
-    is due (sched(7)): rounds of 8 x 45 MB on two processors take 5 % less.
+    is due (sched(7)).
     """
     with contextlib.suppress(OSError):  # a container may forbid it
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -23,7 +23,7 @@ from lifl.errors import UpdateError
 from lifl.store import PoolGeometry
 from lifl.update import MAX_HEADER_BYTES, FiniteCheck, Layout, check, header_bytes, parse_header
 
-PIECE = 1 << 20  # smaller ones cost calls, larger ones leave the second-level cache (measured)
+PIECE = 1 << 20  # smaller ones cost calls: 45 MB took 13.5 ms of processor time, by 256 KB 16
 BREATH = 8 << 20  # two to three milliseconds
 SCRATCH = 512 << 10
 PREFIX = 8
