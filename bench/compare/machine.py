@@ -30,9 +30,7 @@ def join_free_memory(order: Path = Path("/proc/sys/vm/compact_memory")) -> bool:
     return False
 
 
-def settle(
-    busy: Callable[[float], float] = psutil.cpu_percent,
-) -> bool:
+def settle(busy: Callable[[float], float] = psutil.cpu_percent) -> bool:
     """Return when the machine rests and all is on the disk, or after a few seconds; say whether.
 
     Some sides go on working when their round is over (NVFlare, for one, writes its model), and a

@@ -62,7 +62,7 @@ class Draft:
         """Begin the model's file; return its final name and who writes ``document`` into it."""
         name = self.name(MODEL)
         if self.spare is not None:
-            _take_over(self.spare, self.directory / f"{name}.part")
+            _take_over(self.spare, self.directory / f"{name}{_PART}")
         fd = self._create(name, truncate=False)
         if os.fstat(fd).st_size > len(document):
             os.ftruncate(fd, len(document))

@@ -43,7 +43,7 @@ class Keeper:
         self._document = document
         self._hurry.clear()
         name = f"keep-{self._job.name}"
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(document,), name=name, daemon=True)
         self._thread.start()
 
     def finish(self) -> None:
@@ -76,12 +76,10 @@ class Keeper:
             self._thread.join()
             self._thread = None
 
-    def _run(self) -> None:
-        if self._document is None:
-            return
+    def _run(self, document: memoryview) -> None:
         self._hurry.wait(REST_SECONDS)
         try:
-            self._write(self._document)
+            self._write(document)
         except (OSError, LiflError) as e:
             self._error = e
             version = self._job.version.version

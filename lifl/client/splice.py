@@ -2,9 +2,9 @@
 
 Why: where clients train, the processor is what they are short of, and sending a model costs a
 copy of all its bytes. Pages that are handed to a pipe by reference (vmsplice(2)) and go on from
-there to the socket (splice(2)) are sent, or on one machine received, from where they lie: half
-the time of ``sendall``, for the client's processor. Where the system does not offer that, it is
-``sendall``.
+there to the socket (splice(2)) are sent, or on one machine received, from where they lie: about
+half the time of ``sendall``, for the client's processor. Where the system does not offer that,
+it is ``sendall``.
 
 The memory may not change until the other side has all of it, which an HTTP answer says. It must
 not know HTTP.
@@ -46,8 +46,8 @@ class Splicer:
         self._pipe: tuple[int, int] | None = None
         self._able = _vmsplice is not None and hasattr(os, "splice")
 
-    def send(self, data: Buffer, *, more: bool = False) -> None:
-        """Send all of ``data``; ``more`` says that further bytes follow at once.
+    def send(self, data: Buffer) -> None:
+        """Send all of ``data``.
 
         Raises
         ------
@@ -67,7 +67,7 @@ class Splicer:
                 held = self._hold(address + at, len(view) - at)
                 if not held:
                     break
-                self._drain(held, more=more or at + held < len(view))
+                self._drain(held, more=at + held < len(view))
                 at += held
         except BaseException:
             self.close()  # what is left in the pipe is nobody's

@@ -177,9 +177,9 @@ def test_a_clients_views_go_by_reference_if_asked_for(
     by_reference = []
     real = Splicer.send
 
-    def send(self: Splicer, data: memoryview, **how: bool) -> None:
+    def send(self: Splicer, data: memoryview) -> None:
         by_reference.append(len(data))
-        real(self, data, **how)
+        real(self, data)
 
     monkeypatch.setattr(Splicer, "send", send)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
