@@ -24,6 +24,7 @@ BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0)
 _GAUGES = {
     "round": "The round a job is in",
     "version": "The version of a job's present model",
+    "kept": "Whether the present model is on the disk (see LIFL_CHECKPOINT_BEHIND)",
     "attempt": "The attempt of the present round",
     "goal": "Updates that close the present round",
     "accepted": "Accepted updates of the present round",

@@ -67,6 +67,7 @@ def job_status(job: Job) -> dict[str, Any]:
             "attempt": record.attempt,
             "assignment": record.assignment,
             "version": rounds.version,
+            "kept": job.version.kept,
             "phase": record.phase,
             "goal": record.goal,
             "accepted": book.accepted,

@@ -235,7 +235,7 @@ def _headline(status: dict[str, Any]) -> str:
     return (
         f"{status['job']}: {status['state']}, round {status['round']} of {status['rounds']} "
         f"({status['phase']}), {status['accepted']} of {status['goal']} updates in, "
-        f"model version {status['version']}"
+        f"model version {status['version']}{'' if status['kept'] else ', not on the disk yet'}"
     )
 
 

@@ -326,7 +326,7 @@ def _gateway() -> Iterator[Metric]:
 
 def _coordinator() -> Iterator[Metric]:
     record = RoundRecord(1, 1, 1, RoundPhase.PLANNING, 1.0, 1)
-    numbers = ("round", "version", "attempt", "goal", "accepted", "uploading", "lost")
+    numbers = ("round", "version", "kept", "attempt", "goal", "accepted", "uploading", "lost")
     status = {"job": "j", "state": "running", "known_clients": 1, **dict.fromkeys(numbers, 1)}
     coordinator = SimpleNamespace(
         list_jobs=lambda: [status],

@@ -23,8 +23,12 @@ class Rounds:
         self._done = 1
 
     def begin(self) -> int:
-        """Return the number of the next round, which is open and has all its aggregators."""
+        """Return the number of the next round, which is open and has all its aggregators.
+
+        What earlier rounds made is on the disk: a death at a step is this round's.
+        """
         number: int = self.job.open_round(self._done)["round"]
+        wait_for(lambda: self.job.status()["kept"], "the version before to be on the disk")
         on, name = self.job.platform, self.job.name
         roles = self.job.plan()["roles"]
         for node in {r["node"] for r in roles}:

@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from functions.coordinator.checkpoint import Draft
+from functions.coordinator.metrics import Metrics
 from functions.coordinator.records import Phase
 from functions.coordinator.strategies import apply, make
 from lifl.store import Seal, SlotKind, SlotState
@@ -74,15 +75,24 @@ def models(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "state" / "checkpoints" / "digits").glob("v*.safetensors"))
 
 
+def told(stage: Stage) -> tuple[bool, float | None]:
+    """Return what a person and Prometheus are told: whether the present version is on the disk."""
+    registry = Metrics(stage.coordinator).registry
+    status = stage.coordinator.status("digits")
+    return status["kept"], registry.get_sample_value("lifl_job_kept", {"job": "digits"})
+
+
 def test_readers_have_a_version_before_the_disk_has(stage, disk, tmp_path):
     job = submit(stage)
     disk.open.clear()
     expected = fill_round(stage, job)
     np.testing.assert_allclose(flat(stage.agent.model()), expected["floats"], rtol=1e-5, atol=1e-6)
     assert not job.version.kept
+    assert told(stage) == (False, 0.0)
     assert [p.name[:7] for p in models(tmp_path)] == ["v000000"]
     disk.open.set()
     until(lambda: job.version.kept)
+    assert told(stage) == (True, 1.0)
     np.testing.assert_array_equal(flat(load_file(models(tmp_path)[-1])), flat(stage.agent.model()))
     stored = stage.store.load("digits")
     assert (stored.version, stored.before) == (job.version, None)
