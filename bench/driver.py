@@ -35,7 +35,7 @@ class Job:
         document: bytes,
         *,
         clients: int,
-        fan_in: int = 2,
+        fan_in: int | None = 2,
         slots: int | None = None,
         timing: str = "eager",
         rounds: int = 1000,
@@ -51,8 +51,10 @@ class Job:
             "clients": {"perRound": clients, "minimum": clients, "selection": "all"},
             "strategy": {"name": "fedavg"},
             "update": "weights",
-            "aggregation": {"fanIn": fan_in, "timing": timing},
+            "aggregation": {"timing": timing},
         }
+        if fan_in is not None:
+            spec["aggregation"]["fanIn"] = fan_in
         if slots is not None:
             spec["pool"] = {"slots": slots}
         job_file = {

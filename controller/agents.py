@@ -113,7 +113,8 @@ class Agents:
         if sample is not None:
             self._away.pop(node, None)
             loads = self._loads.note(node, sample)
-            return NodeView(node, sample.epoch, sample.domains, loads)
+            work = self._loads.work(node)
+            return NodeView(node, sample.epoch, sample.domains, loads, work)
         now = time.monotonic()
         until, pause = self._away.get(node, (0.0, LEAVE_ALONE_SECONDS / 2))
         if now >= until:

@@ -19,13 +19,14 @@ NS = 1e9
 class Counts(NamedTuple):
     """What a node has counted of a job.
 
-    ``arrived`` updates came, ``added`` were summed, and those had waited ``waited_ns``
-    altogether since they came.
+    ``arrived`` updates came, ``added`` were summed, and those had taken ``waited_ns``
+    altogether since they came, of which they were being added for ``busy_ns``.
     """
 
     arrived: int = 0
     added: int = 0
     waited_ns: int = 0
+    busy_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class _Estimate:
-    """Of one job on one node; ``smoothed`` is None before the first sample."""
+    """Of one job on one node; the smoothed are None before the first sample."""
 
     seconds_each: float = 0.0
-    smoothed: float | None = None
+    adding_each: float = 0.0
+    in_service: float | None = None
+    at_work: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +69,18 @@ class _State:
 
     @property
     def loads(self) -> dict[str, float]:
-        return {job: e.smoothed for job, e in self.jobs.items() if e.smoothed is not None}
+        return {job: e.in_service for job, e in self.jobs.items() if e.in_service is not None}
+
+    @property
+    def work(self) -> dict[str, float]:
+        return {job: e.at_work for job, e in self.jobs.items() if e.at_work is not None}
 
 
 class Loads:
-    """The smoothed load ``Q̄`` of every job on every node, in updates.
+    """The smoothed load ``Q̄`` of every job on every node, in updates, and its work.
+
+    The load is of updates in service, waiting or being added; the work is of those that are being
+    added, which is how many aggregators that keeps busy.
 
     A sample counts once ``period`` seconds have passed since the last that did; one that comes
     late counts for each period since, so that load fades with time, however often one looks.
@@ -91,6 +101,11 @@ class Loads:
         self._nodes[node] = known
         return known.loads
 
+    def work(self, node: str) -> Mapping[str, float]:
+        """Return how many aggregators each job keeps busy on a node, as of the last sample."""
+        known = self._nodes.get(node)
+        return known.work if known is not None else {}
+
     def _estimates(self, known: _State, sample: Sample) -> dict[str, _Estimate]:
         """Return the estimates of all jobs of ``sample``; what is there no more is forgotten."""
         passed = sample.at_ns - known.sample.at_ns
@@ -100,10 +115,16 @@ class Loads:
             then = known.sample.work.get(job, Counts())
             last = known.jobs.get(job, _Estimate())
             rate = max(0, now.arrived - then.arrived) / (passed / NS)
-            added, each = now.added - then.added, last.seconds_each
+            added, each, adding = now.added - then.added, last.seconds_each, last.adding_each
             if added > 0:
                 each = max(0, now.waited_ns - then.waited_ns) / added / NS
-            found[job] = _Estimate(each, smooth(last.smoothed, load(rate, each), alpha))
+                adding = max(0, now.busy_ns - then.busy_ns) / added / NS
+            found[job] = _Estimate(
+                each,
+                adding,
+                smooth(last.in_service, load(rate, each), alpha),
+                smooth(last.at_work, load(rate, adding), alpha),
+            )
         return found
 
     def forget(self, nodes: frozenset[str]) -> None:

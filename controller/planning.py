@@ -12,16 +12,18 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from controller.plan.estimate import residual
-from controller.plan.hierarchy import shape
+from controller.plan.hierarchy import leaves_that_keep_up, shape
 from controller.plan.placement import Bin, Policy, place
 from controller.plan.reuse import Warm, cast
 from controller.plan.timing import timing
 from controller.settings import PolicySettings
 from controller.view import COLLECTING, JobView, NodeView
 from lifl.platform.api import Aggregator
-from lifl.topology import Plan
+from lifl.topology import Plan, Timing
 
 LEAVES_PER_PROCESSOR = 2
+FAN_IN = 2
+"""Updates that a leaf is for at least, where the job does not say."""
 MANY = 1024
 """Leaves of a node where nothing bounds them but the updates."""
 
@@ -73,8 +75,8 @@ def make_plan(
     outcome = cast(
         shape(
             counts,
-            fan_in=job.fan_in,
-            limits=_limits(job.job, nodes, running, policies),
+            fan_in=job.fan_in or FAN_IN,
+            limits=_limits(job, nodes, running, policies),
             home=job.home,
             hierarchical=policies.hierarchy,
             promote=policies.reuse,
@@ -102,15 +104,21 @@ def _with_room(nodes: Iterable[NodeView]) -> list[NodeView]:
 
 
 def _limits(
-    job: str, nodes: Iterable[NodeView], running: Iterable[Aggregator], policies: PolicySettings
+    job: JobView, nodes: Iterable[NodeView], running: Iterable[Aggregator], policies: PolicySettings
 ) -> dict[str, int]:
     """Return the most leaves of each node, beside other jobs' aggregators and what is above.
 
     That is a top, and a middle unless the last leaf is. Two leaves for each processor are
     enough, one adds while the other hands its sum on, and more only cost; without the hierarchy
     nobody looks at processors. One aggregator a node must have.
+
+    A job that names no fan-in gets as many as keep up with its updates, one where nothing was
+    measured yet: they come through one gateway, which is slower than one that adds. That is
+    for sums that are made as updates come; what is added when all are there is added side by side.
     """
-    others = Counter(a.node for a in running if a.job != job)
+    others = Counter(a.node for a in running if a.job != job.job)
+    eager = timing(job.timing, eager=policies.eager) is Timing.EAGER
+    as_needed = job.fan_in is None and eager and policies.hierarchy and policies.estimate
     above = 1 if policies.reuse and policies.hierarchy else 2
     limits = {}
     for n in nodes:
@@ -118,6 +126,8 @@ def _limits(
         most = MANY
         if policies.hierarchy:
             most = policies.leaves or int(LEAVES_PER_PROCESSOR * n.processors)
+        if as_needed:
+            most = min(most, leaves_that_keep_up(n.work.get(job.job, 0.0)))
         limits[n.name] = max(1, min(most, room))
     return limits
 

@@ -22,7 +22,8 @@ class JobView:
 
     ``selected`` is None when every client may take part; ``known`` are then those
     seen so far. ``plan`` is the present assignment's, or None. ``accepted`` counts the
-    round's updates, ``ratings`` how often a model's accuracy was told.
+    round's updates, ``ratings`` how often a model's accuracy was told. ``fan_in`` is how many
+    updates a leaf is for, None if the job leaves that to the controller.
     """
 
     job: str
@@ -32,7 +33,7 @@ class JobView:
     phase: str
     closing: bool
     geometry: Mapping[str, int] | None
-    fan_in: int
+    fan_in: int | None
     timing: str
     expected: int
     selected: tuple[str, ...] | None
@@ -68,7 +69,7 @@ class JobView:
             phase=raw["phase"],
             closing=bool(raw.get("closing")) or raw["phase"] == "closing",
             geometry=raw.get("geometry"),
-            fan_in=int(raw["fan_in"]),
+            fan_in=None if raw["fan_in"] is None else int(raw["fan_in"]),
             timing=raw["timing"],
             expected=int(raw["expected"]),
             selected=None if selected is None else tuple(selected),
@@ -87,15 +88,17 @@ class NodeView:
 
     ``epoch`` names the life of its agent, "" while the agent does not answer;
     ``domains`` are the jobs that have a pool there, ``loads`` each job's smoothed number of
-    updates in service. ``capacity`` is what it can take, in updates; None: as the policies
-    say. ``room`` is the most aggregators it can run, of all jobs, None if nothing bounds
-    them, and ``processors`` how many it has for aggregators, part of one if it shares it.
+    updates in service and ``work`` how many aggregators that keeps busy. ``capacity`` is what it
+    can take, in updates; None: as the policies say. ``room`` is the most aggregators it can run,
+    of all jobs, None if nothing bounds them, and ``processors`` how many it has for aggregators,
+    part of one if it shares it.
     """
 
     name: str
     epoch: str
     domains: frozenset[str] = frozenset()
     loads: Mapping[str, float] = field(default_factory=dict)
+    work: Mapping[str, float] = field(default_factory=dict)
     capacity: float | None = None
     room: int | None = None
     processors: float = 1.0

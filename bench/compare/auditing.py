@@ -20,8 +20,8 @@ from bench.compare.sides import Absent, Maker
 
 ROUNDS = 2
 FAN_IN = 2
-FLAT = ("flower", "nvflare")
-"""Sides without a hierarchy: each client hands over to the server."""
+FLAT = ("lifl", "serverful-flat", "flower", "nvflare")
+"""Sides of one aggregator for all clients; LIFL's may be more, so it counts too few hops."""
 BY_HAND: Mapping[str, ByHand] = {
     "lifl": ByHand(
         0, 0, 0, "functions/gateway/receive.py and functions/aggregator: recv_into the pool, summed"

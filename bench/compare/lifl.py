@@ -49,7 +49,7 @@ class Lifl:
         nodes: int = 1,
         dataplane: str | None = None,
         switches: Mapping[str, str] | None = None,
-        fan_in: int = 2,
+        fan_in: int | None = None,
         spare: int | None = None,
         from_open: bool = False,
     ) -> None:
@@ -193,7 +193,7 @@ class _Job:
         platform: harness.Platform,
         document: bytes,
         number: int,
-        fan_in: int,
+        fan_in: int | None,
         slots: int | None,
     ) -> None:
         self.number = number

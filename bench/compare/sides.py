@@ -25,10 +25,11 @@ class Absent(Exception):
 def makers() -> dict[str, Maker]:
     """Return every side by name; those that are not installed raise Absent when called."""
     found: dict[str, Maker] = {"lifl": steps.make, "lifl-socket": steps.make_socket}
-    found["lifl-durable"] = steps.make_durable
+    found |= {"lifl-durable": steps.make_durable, "lifl-tree": steps.make_tree}
     for name in ("serverful", "vanilla", "flower", "nvflare"):
         found[name] = _from_module(name)
     found["vanilla-warm"] = _from_module("vanilla", "make_warm")
+    found["serverful-flat"] = _from_module("serverful", "make_flat")
     found["flower-inprocess"] = _from_module("flower", "make_inprocess")
     return found | steps.ablation()
 

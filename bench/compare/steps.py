@@ -6,7 +6,8 @@ hierarchy, reuse and eager timing, each by itself; ``bench/ablation.json`` names
 kernel routes them. Shared memory cannot be switched off, for nothing of this data plane would be
 left: the base below it is the *vanilla* side, where the same aggregator gets payloads by value.
 *Checkpoints*: no other side keeps one, so readers of LIFL do not wait for its own; how much
-longer a round takes where they do is a side of its own.
+longer a round takes where they do is a side of its own. *Tree*: LIFL has as few leaves as keep up;
+with the tree that the other sides have, a leaf for two updates, it is a side of its own too.
 
 It must not play rounds.
 """
@@ -41,6 +42,20 @@ def make_durable(load: Load, group: Group, document: bytes) -> Lifl:
     """Return LIFL as it is by default: a version is on the disk before anybody can read it."""
     title = "LIFL, checkpoint before readers"
     return Lifl(load, group, document, name="lifl-durable", title=title, spare=WHOLE_SPARE)
+
+
+def make_tree(load: Load, group: Group, document: bytes) -> Lifl:
+    """Return LIFL with a leaf for each two updates, within the processors."""
+    return Lifl(
+        load,
+        group,
+        document,
+        name="lifl-tree",
+        title="LIFL, a leaf for two updates",
+        switches=BEHIND,
+        fan_in=2,
+        spare=WHOLE_SPARE,
+    )
 
 
 def make_socket(load: Load, group: Group, document: bytes) -> Lifl:

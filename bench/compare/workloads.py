@@ -24,8 +24,10 @@ FACTORS: Mapping[str, tuple[float, int]] = {
     "lifl": (2.0, 500 * MB),
     "lifl-socket": (2.0, 500 * MB),
     "lifl-durable": (2.0, 500 * MB),
+    "lifl-tree": (2.0, 500 * MB),
     "step": (1.6, 1500 * MB),
     "serverful": (2.0, 400 * MB),
+    "serverful-flat": (2.0, 400 * MB),
     "vanilla": (4.5, 800 * MB),
     "vanilla-warm": (4.5, 800 * MB),
     "flower": (5.2, 400 * MB),
@@ -39,7 +41,7 @@ SHARE = 0.75
 """Of the memory that is available, what sides may hold: clients' sockets need some as well."""
 TRIO = ("lifl", "serverful", "vanilla")
 PEERS = ("flower", "nvflare")
-VARIANTS = ("lifl-socket", "lifl-durable", "vanilla-warm")
+VARIANTS = ("lifl-socket", "lifl-durable", "lifl-tree", "serverful-flat", "vanilla-warm")
 BURSTS: Sequence[int] = ABLATION["bursts"]
 STEPS = tuple(f"step-{i}-{s['name']}" for i, s in enumerate(ABLATION["steps"]))
 ANEW = tuple(s for s in STEPS[: next(i for i, s in enumerate(STEPS) if "reuse" in s)])

@@ -60,7 +60,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="an update: 45mb, 85mb, 233mb, or a number of MB (45mb)",
     )
-    add("--fan-in", type=_count, default=2, help="updates a leaf, or a function, is for (2)")
+    add(
+        "--fan-in",
+        type=_count,
+        help="updates a leaf, or a function, is for (2; LIFL: as few leaves as keep up)",
+    )
     add = made.add_argument_group("when").add_argument
     add(
         "--arrivals",

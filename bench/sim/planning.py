@@ -2,9 +2,10 @@
 
 Why: the simulator is worth something only if it is the platform's own code that decides. LIFL's
 plan is ``controller.planning.make_plan``'s, what is stopped when follows
-``controller.plan.timing``. One job has all nodes: no load is measured, for a job's own rounds are
-none beside its next. The other sides spread their updates as a stock scheduler
-does (``placement``'s WorstFit) and get the tree of ``hierarchy.shape``. It must not know costs.
+``controller.plan.timing``. One job has all nodes, and no load is measured: a job's own rounds are
+none beside its next, and updates come no faster than one aggregator of a node adds. The other
+sides spread their updates as a stock scheduler does (``placement``'s WorstFit) and get the tree of
+``hierarchy.shape``. It must not know costs.
 """
 
 from __future__ import annotations
@@ -213,7 +214,7 @@ def spread(
     counts = place(itertools.repeat(1.0, updates), bins, Policy.WORST_FIT).counts
     return shape(
         counts,
-        fan_in=scenario.fan_in,
+        fan_in=scenario.share,
         limits=limits,
         home=nodes.names[0],
         hierarchical=middles,

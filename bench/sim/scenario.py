@@ -14,6 +14,7 @@ from lifl.errors import ConfigError
 
 SYSTEMS = ("lifl", "serverful", "vanilla")
 GIGABIT = 1e9 / 8
+FAN_IN = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Scenario:
     nbytes: int
     nodes: int = 1
     cores: int = 2
-    fan_in: int = 2
+    fan_in: int | None = None
     policies: PolicySettings = field(default_factory=PolicySettings)
     line: float = 10 * GIGABIT
     client_rate: float = 10 * GIGABIT
@@ -50,11 +51,21 @@ class Scenario:
     def __post_init__(self) -> None:
         if self.system not in SYSTEMS:
             raise ConfigError(f"{self.system!r} is no side; use one of {', '.join(SYSTEMS)}")
-        for name in ("nbytes", "nodes", "cores", "fan_in", "line", "client_rate", "memory"):
+        for name in ("nbytes", "nodes", "cores", "line", "client_rate", "memory"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must be above 0")
+        if self.fan_in is not None and self.fan_in < 1:
+            raise ConfigError(f"fan_in is {self.fan_in}, it must be above 0")
         if self.trip < 0:
             raise ConfigError(f"a trip of {self.trip} s goes back in time")
+
+    @property
+    def share(self) -> int:
+        """Return how many updates a leaf, or a function, is for on the sides that have to be told.
+
+        LIFL's controller chooses by itself where ``fan_in`` is None.
+        """
+        return self.fan_in or FAN_IN
 
     @property
     def processors(self) -> int:

@@ -72,7 +72,7 @@ class Service:
     def __init__(self, world: World, node: Node, most: int) -> None:
         self._world = world
         self._node = node
-        self._concurrency = world.scenario.fan_in
+        self._concurrency = world.scenario.share
         self._settings = scaler.Settings(target=float(self._concurrency), most=most)
         self._waiting: deque[Payload] = deque()
         self._requests = self._taken = self._ready = self._starting = 0

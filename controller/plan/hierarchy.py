@@ -1,17 +1,22 @@
 """The shape of the tree: how many leaves, middles and one top, and who sends to whom.
 
 Why: leaves on one node work side by side, two for each of its processors at most, since
-adding is all work and hardly any waiting; a middle makes one partial sum of a node, so that the
+adding is all work and hardly any waiting, and no more than what comes in keeps busy, since each
+makes one more sum to be added; a middle makes one partial sum of a node, so that the
 network carries one object a node; the top is put where most partial sums are already.
 Shapes name no process: `reuse` fills the places. It must not do I/O.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lifl.topology import Level
+
+UTILIZATION = 0.7
+"""The part of its time a leaf is to be busy at most, as of a Knative replica's concurrency."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,17 @@ def leaves_for(updates: int, fan_in: int, limit: int) -> int:
     if fan_in < 1 or limit < 1:
         raise ValueError("fan-in and limit are at least 1")
     return min(limit, -(-updates // fan_in))
+
+
+def leaves_that_keep_up(at_work: float) -> int:
+    """Return how many leaves have time for work that keeps ``at_work`` of them busy, at least 1.
+
+    That is a mean, ``k·s`` of arrivals a second and seconds to add one (Little's law), so no
+    leaf is planned to be busy for more than :data:`UTILIZATION` of it.
+    """
+    if at_work < 0:
+        raise ValueError("what is at work is not negative")
+    return max(1, math.ceil(at_work / UTILIZATION))
 
 
 def shape(

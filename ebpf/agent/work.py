@@ -16,11 +16,15 @@ LONGEST_NS = 3_600_000_000_000
 
 
 class Reading(NamedTuple):
-    """What one function has counted so far: updates sent on, updates summed, ns they waited."""
+    """What one function has counted so far.
+
+    Updates sent on, updates summed, ns these took since they came, ns they were being added.
+    """
 
     arrived: int = 0
     added: int = 0
     waited_ns: int = 0
+    busy_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -32,7 +36,7 @@ class Ledger:
 
     def note(self, readings: Mapping[int, Reading]) -> Reading:
         """Add what was done since the last call; readings are by endpoint number."""
-        arrived, added, waited = self.total
+        arrived, added, waited, busy = self.total
         for endpoint, now in readings.items():
             last = self._seen.get(endpoint, Reading())
             if now.arrived < last.arrived or now.added < last.added:
@@ -41,6 +45,7 @@ class Ledger:
             more = now.added - last.added
             added += more
             waited += min(max(0, now.waited_ns - last.waited_ns), more * LONGEST_NS)
-        self.total = Reading(arrived, added, waited)
+            busy += min(max(0, now.busy_ns - last.busy_ns), more * LONGEST_NS)
+        self.total = Reading(arrived, added, waited, busy)
         self._seen = dict(readings)
         return self.total

@@ -14,8 +14,8 @@ Rules held here:
   and divide once, at the top, so both give the same mean.
 - The goal, a number of client updates, is a hint. An output is sealed when it covers
   so many or on a flush; what arrives later starts another partial of the assignment.
-- Added inputs stay leased until an output that covers them is sealed. When the pool
-  runs out of slots, an aggregator that holds several *compacts*: it seals what it
+- Added inputs stay leased until an output that covers them is sealed. An aggregator that
+  holds many, or several when the pool runs out of slots, *compacts*: it seals what it
   has, which frees them, and takes that partial as the first input of the next sum.
 - Several assignments may be open at once. A role change touches none of them.
 - Inputs of one output have disjoint covers; one that overlaps is refused.
@@ -57,6 +57,8 @@ from lifl.wire import Descriptor, Opcode
 LAZY = 1
 COMPACT_INPUTS = 4
 """From so many inputs on compacting frees more slots than its pass over the sum is worth."""
+MOST_INPUTS = 16
+"""So many are held at most: so much memory, and so much to be added again after a death."""
 REMEMBERED_ROLES = 16
 RETRY_SECONDS = 0.05
 _NO_ROLE = RoleRow(assignment=0, epoch=0, goal=0, timing=0, final=False)
@@ -164,8 +166,10 @@ class Machine:
     def _advance(self, total: _Sum) -> list[Instruction]:
         role = self._roles.get(total.assignment, _NO_ROLE)
         done = total.flushing or 0 < role.goal <= len(total.cover)
-        total.compacting = total.compacting and not done
-        if not (done or total.compacting) and (role.timing == LAZY or not total.waiting):
+        eager = role.timing != LAZY
+        many = eager and total.inputs >= MOST_INPUTS
+        total.compacting = (total.compacting or many) and not done
+        if not (done or total.compacting) and not (eager and total.waiting):
             return []
         if total.output is None:
             return [OpenOutput(total.assignment, total.schema, total.span)]

@@ -79,6 +79,8 @@ class Stats:
     """Of the objects, those that are client updates."""
     waited_ns: int = 0
     """How long those took altogether, from their seal until they were in the sum."""
+    busy_ns: int = 0
+    """How long of that they were being added."""
 
 
 class _Output(NamedTuple):
@@ -118,7 +120,7 @@ class Performer:
         self._outputs: dict[int, _Output] = {}
         self._refused: dict[SlotRef, None] = {}
         self._lane = lane
-        self._begun = Work(stats.updates, stats.waited_ns)
+        self._begun = Work(stats.updates, stats.waited_ns, stats.busy_ns)
         self._leave_work()
 
     def perform(self, step: Instruction) -> Event | None:  # noqa: PLR0911  one return a step
@@ -205,26 +207,29 @@ class Performer:
         if not self._ours(output.ref):
             return Fenced(step.assignment)
         view = self._view(step.ref, step.entry)
-        started = time.perf_counter()
+        started = time.monotonic_ns()
         if step.entry.kind is SlotKind.PARTIAL and step.entry.layout != LAYOUT_MEAN:
             output.sum.merge(view, step.divide_by, hurry=step.hurry)
         else:
             output.sum.add(view, step.entry.weight, step.divide_by, hurry=step.hurry)
-        self._stats.seconds += time.perf_counter() - started
+        ended = time.monotonic_ns()
+        self._stats.seconds += (ended - started) / 1e9
         self._stats.objects += 1
         self._stats.bytes += step.entry.doc_bytes
         if step.entry.kind is SlotKind.UPDATE:
             self._stats.updates += 1
-            self._stats.waited_ns += max(0, time.monotonic_ns() - step.entry.sealed_ns)
+            self._stats.waited_ns += max(0, ended - step.entry.sealed_ns)
+            self._stats.busy_ns += ended - started
             self._leave_work()
         crash.point("after-add")
         return None
 
     def _leave_work(self) -> None:
         if self._lane is not None:
-            done = self._stats.updates - self._begun.added
-            waited = self._stats.waited_ns - self._begun.waited_ns
-            self._pool.write_work(self._lane, Work(done, waited))
+            now, begun = self._stats, self._begun
+            done, waited = now.updates - begun.added, now.waited_ns - begun.waited_ns
+            work = Work(done, waited, now.busy_ns - begun.busy_ns)
+            self._pool.write_work(self._lane, work)
 
     def _seal_and_send(self, step: SealAndSend) -> Sealed | Fenced:
         output = self._outputs[step.assignment]

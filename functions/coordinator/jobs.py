@@ -27,17 +27,19 @@ from lifl.naming import check_client, check_name
 from lifl.topology import Timing
 
 SCHEMA_FILE = Path(__file__).with_name("job.schema.json")
-DEFAULT_FAN_IN = 2
 
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """A checked job file; ``names`` are the clients known from the start."""
+    """A checked job file; ``names`` are the clients known from the start.
+
+    ``fan_in`` is how many updates a leaf is for, None if the controller may choose.
+    """
 
     name: str
     rules: RoundRules
     strategy: Strategy
-    fan_in: int
+    fan_in: int | None
     timing: Timing
     slots: int | None
     names: tuple[str, ...]
@@ -88,7 +90,7 @@ def parse(document: Any) -> JobSpec:
             update_type=spec.get("update", "weights"),
         ),
         strategy=make(strategy.pop("name"), strategy),
-        fan_in=int(aggregation.get("fanIn", DEFAULT_FAN_IN)),
+        fan_in=int(aggregation["fanIn"]) if "fanIn" in aggregation else None,
         timing=Timing(aggregation.get("timing", "eager")),
         slots=None if "pool" not in spec else spec["pool"].get("slots"),
         names=tuple(clients.get("names", ())),

@@ -120,10 +120,10 @@ class AgentAdmin:
     def look(self) -> dict[str, Any]:
         """Return all that a pass of the controller asks for, at once.
 
-        ``{"epoch", "domains": [names], "work": {job: [arrived, added, waited_ns]}, "at_ns"}``:
-        of each job the client updates that came, that were summed, and how long those waited
-        altogether, since the start of the agent or the job, counted at ``at_ns`` of the agent's
-        CLOCK_MONOTONIC, half a second ago at most.
+        ``{"epoch", "domains": [names], "work": {job: [arrived, added, waited_ns, busy_ns]},
+        "at_ns"}``: of each job the client updates that came, that were summed, how long those
+        took altogether and how long of that they were being added, since the start of the agent
+        or the job, counted at ``at_ns`` of the agent's CLOCK_MONOTONIC, half a second ago at most.
         """
         return self._call("look")
 

@@ -168,8 +168,9 @@ ROLE = np.dtype(
             "hi",
             "added",
             "waited_ns",
+            "busy_ns",
         ],
-        "formats": ["<u4"] * 6 + ["<u8"] * 4,
+        "formats": ["<u4"] * 6 + ["<u8"] * 5,
         "itemsize": 64,
     }
 )
@@ -179,11 +180,12 @@ class Work(NamedTuple):
     """What an aggregator has done since it registered.
 
     ``added`` client updates, which spent ``waited_ns`` altogether from their seal until
-    they were in the sum.
+    they were in the sum, ``busy_ns`` of that being added.
     """
 
     added: int
     waited_ns: int
+    busy_ns: int
 
 
 class SlotEntry(NamedTuple):

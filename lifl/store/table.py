@@ -155,11 +155,12 @@ class PoolTable(PoolMemory):
         """
         self._roles["added"][lane] = work.added
         self._roles["waited_ns"][lane] = work.waited_ns
+        self._roles["busy_ns"][lane] = work.busy_ns
 
     def read_work(self, lane: int) -> Work:
         """Return what the function on ``lane`` says it has done."""
         row = self._roles[lane]
-        return Work(int(row["added"]), int(row["waited_ns"]))
+        return Work(int(row["added"]), int(row["waited_ns"]), int(row["busy_ns"]))
 
     def cover(self, slot: int) -> npt.NDArray[np.uint64]:
         """Return a copy of the serials in an object: one for an update, many for a partial.

@@ -409,7 +409,7 @@ class Job:
         *,
         clients: int,
         rounds: int = 1000,
-        fan_in: int = 2,
+        fan_in: int | None = 2,
         timing: str = "eager",
         slots: int | None = None,
         model: Arrays | None = None,
@@ -424,7 +424,7 @@ class Job:
         spec: dict[str, Any] = {
             "rounds": rounds,
             "clients": {"perRound": clients, "names": names, "selection": "random"} | selection,
-            "aggregation": {"fanIn": fan_in, "timing": timing},
+            "aggregation": {"timing": timing} | ({} if fan_in is None else {"fanIn": fan_in}),
         }
         if slots is not None:
             spec["pool"] = {"slots": slots}

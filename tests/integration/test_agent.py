@@ -92,7 +92,7 @@ def test_an_update_goes_from_gateway_to_coordinator(agent, functions, gateway, c
     until(lambda: agent.admin.pools()[JOB].free == GEOMETRY.slots)
     assert named(agent, "gateway-0")["counters"]["tx_messages"] == 2
     agent.admin.create_domain("other", os.geteuid(), GEOMETRY, 0)
-    until(lambda: agent.admin.look()["work"] == {JOB: [2, 0, 0], "other": [0, 0, 0]})
+    until(lambda: agent.admin.look()["work"] == {JOB: [2, 0, 0, 0], "other": [0, 0, 0, 0]})
     assert named(agent, "agg-top")["counters"]["rx_messages"] == 2
     assert coordinator.pool.reserved == 8
 

@@ -2,7 +2,7 @@
 
 Why: it is what users of existing servers have, and must be as good as they could make it, or a
 ratio over it says nothing; :mod:`bench.compare.serverful.reference` holds it to what the path is
-known to do. Leaves and top are started once, in the group; a leaf has two clients, as LIFL's do.
+known to do. Leaves and top are started once, in the group; a leaf has two clients.
 """
 
 from __future__ import annotations
@@ -31,17 +31,15 @@ AGGREGATOR = "bench.compare.serverful.aggregator"
 CLIENT = "bench.compare.serverful.client"
 
 
-def goals(updates: int) -> list[int]:
+def goals(updates: int, fan_in: int = FAN_IN) -> list[int]:
     """Return how many updates each leaf of a round waits for; one leaf is the top itself."""
-    full, rest = divmod(updates, FAN_IN)
-    return [FAN_IN] * full + [rest] * (rest > 0)
+    full, rest = divmod(updates, fan_in)
+    return [fan_in] * full + [rest] * (rest > 0)
 
 
 class Serverful:
-    """Always-on leaves of two clients each, and one top; payload by value over gRPC."""
+    """Always-on leaves of ``fan_in`` clients each, and one top; payload by value over gRPC."""
 
-    name = "serverful"
-    title = "Always-on server (gRPC tree)"
     stand_ins = (
         "aggregators of this project in place of a framework's: OpenBLAS, memory that is kept, "
         "malloc and HTTP/2 tuned, messages of 1 MB in raw bytes (flatters it)",
@@ -50,7 +48,17 @@ class Serverful:
         "loopback in place of a network; no TLS, no checks of values, no checkpoint (flatters it)",
     )
 
-    def __init__(self, load: Load, group: Group, document: bytes) -> None:
+    def __init__(
+        self,
+        load: Load,
+        group: Group,
+        document: bytes,
+        *,
+        name: str = "serverful",
+        title: str = "Always-on server (gRPC tree)",
+        fan_in: int = FAN_IN,
+    ) -> None:
+        self.name, self.title, self._fan_in = name, title, fan_in
         self._load, self._group, self._document = load, group, document
         header, floats = protocol.split(document)
         self._header, self._floats = header, np.frombuffer(floats, np.float32)
@@ -65,7 +73,7 @@ class Serverful:
     def __enter__(self) -> Self:
         if importlib.util.find_spec("grpc") is None:
             raise RuntimeError("the always-on side needs gRPC: pip install 'lifl[compare]'")
-        leaves = len(goals(self._load.clients))
+        leaves = len(goals(self._load.clients, self._fan_in))
         with contextlib.ExitStack() as stack:
             with self._group.adopt():
                 servers = Crew(
@@ -78,7 +86,7 @@ class Serverful:
             self._servers, (*self._clients, self._reader) = servers.wires, clients.wires
             self._addresses = [f"127.0.0.1:{w.hear()['port']}" for w in servers.wires]
             for i, client in enumerate(self._clients):
-                client.tell(do="connect", address=self._addresses[i // FAN_IN])
+                client.tell(do="connect", address=self._addresses[i // self._fan_in])
             for wire in self._clients:
                 wire.hear()
             for address in self._addresses:
@@ -138,7 +146,7 @@ class Serverful:
         for i, client in enumerate(clients):
             client.tell(
                 do="send",
-                address=self._addresses[i // FAN_IN],
+                address=self._addresses[i // self._fan_in],
                 at=start + self._load.arrivals[i],
                 round_=self._round,
                 samples=float(samples[i]),
@@ -154,7 +162,7 @@ class Serverful:
 
     def _open(self, updates: int) -> str:
         """Tell the aggregators of a round what to wait for; return the top's address."""
-        plan = goals(updates)
+        plan = goals(updates, self._fan_in)
         top = self._addresses[-1] if len(plan) > 1 else self._addresses[0]
         for address, goal in zip(self._addresses, plan, strict=False):
             parent = "" if address == top else top

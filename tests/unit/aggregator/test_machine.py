@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from functions.aggregator.machine import COMPACT_INPUTS, REMEMBERED_ROLES, RETRY_SECONDS, Machine
+from functions.aggregator.machine import (
+    COMPACT_INPUTS,
+    MOST_INPUTS,
+    REMEMBERED_ROLES,
+    RETRY_SECONDS,
+    Machine,
+)
 from functions.aggregator.steps import (
     Add,
     Fenced,
@@ -243,6 +249,22 @@ def test_scarce_slots_make_it_seal_what_it_has_and_go_on_from_there():
     assert kinds(feed(m, kept)) == [OpenOutput, Add]
     (last,) = feed(m, Flush(1))
     assert (last.keep, last.mean, last.cover) == (False, True, seal.cover)
+
+
+def test_no_more_inputs_are_held_than_is_worth_their_memory():
+    m = machine(role(goal=MOST_INPUTS + 1, final=True))
+    assert SealAndSend not in kinds(feed(m, *(taken(i) for i in range(1, MOST_INPUTS))))
+    steps = feed(m, taken(MOST_INPUTS))
+    assert kinds(steps) == [Add, SealAndSend, Take]
+    assert (steps[1].keep, len(steps[1].inputs)) == (True, MOST_INPUTS)
+    kept = taken(99, steps[1].weight, cover=steps[1].cover, kind=SlotKind.PARTIAL)
+    last = feed(m, kept, taken(MOST_INPUTS + 1))[-1]
+    assert (last.keep, last.mean, len(last.cover)) == (False, True, MOST_INPUTS + 1)
+
+
+def test_what_is_lazy_waits_for_all_however_many_they_are():
+    m = machine(role(goal=2 * MOST_INPUTS, timing=LAZY))
+    assert feed(m, *(taken(i) for i in range(1, 2 * MOST_INPUTS))) == []
 
 
 def test_at_the_goal_nothing_is_compacted():

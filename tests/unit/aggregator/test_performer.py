@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
 
+from functions.aggregator.performer import Performer, Stats
 from functions.aggregator.steps import Flush, Received, Retry, RoleChanged
 from lifl import crash
 from lifl.errors import ConfigError, PoolBusy
@@ -225,6 +227,21 @@ def test_a_cover_that_does_not_fit_the_meta_area(node, make_update, schema):
     agg.tell(Received(node.upload(make_update(1), 1)))
     with pytest.raises(ConfigError, match="no room for a cover"):
         agg.tell(Flush(1))
+
+
+def test_what_it_has_done_lies_where_the_agent_looks(node, make_update):
+    before = Stats(updates=7, waited_ns=10**15, busy_ns=10**15)  # of an earlier registration
+    agg = node.aggregator(role(goal=9))
+    agg.performer = Performer(node.pool, agg.wire, agg.endpoint, node.kernel, before, lane=3)
+    assert node.pool.read_work(3) == (0, 0, 0)
+    uploaded = [node.upload(make_update(i), 1) for i in range(4)]
+    time.sleep(0.02)
+    for descriptor in uploaded:
+        agg.tell(Received(descriptor))
+    added, waited, busy = node.pool.read_work(3)
+    assert added == 4
+    assert 0 < busy < waited
+    assert waited >= 4 * 20_000_000
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.plan.hierarchy import Place, leaves_for, shape
+from controller.plan.hierarchy import (
+    UTILIZATION,
+    Place,
+    leaves_for,
+    leaves_that_keep_up,
+    shape,
+)
 from controller.plan.reuse import Warm, cast
 from lifl.topology import Level, Plan, Timing
 
@@ -85,6 +91,19 @@ def test_leaves_are_the_rounded_up_quotient_within_the_limit(
     assert n <= limit
     assert n * fan_in >= updates or n == limit
     assert (n - 1) * fan_in < updates or n == 0
+
+
+@given(st.floats(0, 1e6))
+def test_leaves_that_keep_up_have_time_left_and_none_is_superfluous(work: float) -> None:
+    n = leaves_that_keep_up(work)
+    assert n >= 1
+    assert work <= n * UTILIZATION * (1 + 1e-9)
+    assert n == 1 or work > (n - 1) * UTILIZATION * (1 - 1e-9)
+
+
+def test_work_below_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="not negative"):
+        leaves_that_keep_up(-0.1)
 
 
 def test_a_fan_in_below_one_is_refused() -> None:

@@ -14,11 +14,18 @@ START = Sample("1", frozenset({"j"}), {"j": Counts(100, 90, 10**9)}, at_ns=5 * 1
 
 
 def later(
-    sample: Sample, seconds: float, arrived: int, added: int, each: float, job: str = "j"
+    sample: Sample,
+    seconds: float,
+    arrived: int,
+    added: int,
+    each: float,
+    job: str = "j",
+    adding: float = 0.0,
 ) -> Sample:
     then = sample.work.get(job, Counts())
     waited_ns = then.waited_ns + int(added * each * 1e9)
-    now = Counts(then.arrived + arrived, then.added + added, waited_ns)
+    busy_ns = then.busy_ns + int(added * adding * 1e9)
+    now = Counts(then.arrived + arrived, then.added + added, waited_ns, busy_ns)
     at_ns = sample.at_ns + int(seconds * 1e9)
     return replace(sample, work={**sample.work, job: now}, at_ns=at_ns)
 
@@ -31,6 +38,20 @@ def test_load_is_what_came_a_second_times_what_each_took() -> None:
     loads = Loads(alpha=0.0, period=1.0)
     assert note(loads, START) == 0.0
     assert note(loads, later(START, 2.0, 40, 40, 0.1)) == pytest.approx(20 * 0.1)
+
+
+def test_work_is_what_came_a_second_times_what_adding_took_however_long_it_waited() -> None:
+    loads = Loads(alpha=0.5, period=1.0)
+    assert loads.work("n") == {}
+    loads.note("n", START)
+    assert loads.work("n") == {}
+    busy = later(START, 2.0, 40, 40, 5.0, adding=0.03)
+    loads.note("n", busy)
+    assert loads.work("n") == pytest.approx({"j": 20 * 0.03})
+    loads.note("n", later(busy, 1.0, 10, 0, 0))
+    assert loads.work("n") == pytest.approx({"j": (20 + 10) / 2 * 0.03})
+    loads.forget(frozenset())
+    assert loads.work("n") == {}
 
 
 def test_the_past_weighs_alpha() -> None:
@@ -111,5 +132,5 @@ def test_load_is_never_negative_nor_above_the_most_that_was_seen(
 
 
 def test_an_answer_is_read() -> None:
-    raw = {"epoch": 3, "domains": ["a"], "work": {"a": [1, 2, 3]}, "at_ns": 4}
-    assert Sample.from_json(raw) == Sample("3", frozenset({"a"}), {"a": Counts(1, 2, 3)}, 4)
+    raw = {"epoch": 3, "domains": ["a"], "work": {"a": [1, 2, 3, 4]}, "at_ns": 5}
+    assert Sample.from_json(raw) == Sample("3", frozenset({"a"}), {"a": Counts(1, 2, 3, 4)}, 5)

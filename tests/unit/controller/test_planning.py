@@ -15,6 +15,7 @@ from lifl.platform.api import Aggregator
 from lifl.topology import Level, Plan
 
 POLICIES = PolicySettings(capacity=20.0, leaves=16)
+ALL = replace(POLICIES, capacity=100.0)
 
 
 def job(expected: int) -> JobView:
@@ -141,6 +142,37 @@ def test_a_node_has_two_leaves_for_each_processor_at_most() -> None:
     assert [r.level for r in plan(16, shared, policies=measured).roles] == [Level.TOP]
     told = PolicySettings(capacity=20.0, leaves=5)
     assert len(plan(16, NodeView("a", "1", processors=3), policies=told).entry("a")) == 5
+
+
+def leaves(made: Plan) -> int:
+    """Return how many aggregators take clients' updates."""
+    return sum(own > 0 for own in made.own().values())
+
+
+def test_a_job_that_names_no_fan_in_has_as_few_leaves_as_keep_up() -> None:
+    def of(
+        work: float | None, expected: int = 40, policies: PolicySettings = ALL, **job_: str
+    ) -> int:
+        node = NodeView("a", "1", work={} if work is None else {"j": work, "k": 9.0})
+        asked = replace(job(expected), fan_in=None, **job_)
+        return leaves(make_plan(asked, (), (node,), (), previous=None, policies=policies))
+
+    assert [of(w) for w in (None, 0.0, 0.3, 0.7, 0.71, 2.0)] == [1, 1, 1, 1, 2, 3]
+    assert of(100.0) == 16  # the node's limit
+    assert of(100.0, expected=6) == 3  # two updates each at least
+    assert of(0.3, timing="lazy") == 16  # all at once, and nobody adds before
+    assert of(0.3, policies=replace(ALL, eager=False)) == 16
+    assert of(0.3, policies=replace(ALL, hierarchy=False)) == 20
+    assert of(0.3, policies=replace(ALL, estimate=False)) == 16
+    assert leaves(plan(40, NodeView("a", "1", work={"j": 0.3}), policies=ALL)) == 16  # fan-in 2
+
+
+def test_each_node_has_as_many_leaves_as_its_own_work_needs() -> None:
+    nodes = NodeView("a", "1", work={"j": 2.0}), NodeView("b", "1", work={"j": 0.1})
+    asked = replace(job(40), fan_in=None)
+    made = make_plan(asked, (), nodes, (), previous=None, policies=POLICIES)
+    by_node = Counter(made.role(name).node for name, own in made.own().items() if own)
+    assert by_node == {"a": 3, "b": 1}
 
 
 def test_without_hierarchy_leaves_follow_the_updates_alone() -> None:

@@ -70,7 +70,7 @@ def test_the_least_a_job_says():
     spec = parse({**document, "spec": {"rounds": 1, "clients": {"perRound": 2}}})
     assert (spec.rules.selection.minimum, spec.rules.deadline) == (2, None)
     assert spec.strategy == FedAvg(lr=1.0)
-    assert (spec.fan_in, spec.timing, spec.slots) == (2, Timing.EAGER, None)
+    assert (spec.fan_in, spec.timing, spec.slots) == (None, Timing.EAGER, None)
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_training_that_misses_its_target_is_told(
 
 
 def test_hops_of_a_round() -> None:
-    assert hops("flower", 8) == 8
-    assert hops("lifl", 8) == 12
-    assert hops("lifl", 2) == 2
+    assert [hops(s, 8) for s in ("flower", "lifl", "serverful-flat")] == [8, 8, 8]
+    assert hops("serverful", 8) == 12
+    assert hops("serverful", 2) == 2
     assert hops("vanilla", 3) == 5

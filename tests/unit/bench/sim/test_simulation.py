@@ -106,7 +106,8 @@ def test_the_same_seed_gives_the_same_result(costs: Costs, side: str) -> None:
 
 def test_who_is_warm_is_used_again_and_who_was_idle_for_long_is_not(costs: Costs) -> None:
     rounds = [np.zeros(40)] * 3
-    scenario = Scenario("lifl", 45 * MB, nodes=2, policies=PolicySettings(keep_seconds=10))
+    kept = PolicySettings(keep_seconds=10)
+    scenario = Scenario("lifl", 45 * MB, nodes=2, fan_in=2, policies=kept)
     first, second, _ = simulate(scenario, costs, rounds)
     assert first.created > 0
     assert second.created == 0
@@ -191,3 +192,12 @@ def test_clients_are_dealt_to_nodes_as_planned(costs: Costs) -> None:
     assert sorted(t for p in parts.values() for t in p) == list(range(8))
     with pytest.raises(ValueError, match="8 clients, but 9"):
         deal(tree, np.arange(9.0), np.random.default_rng(1))
+
+
+def test_lifl_has_as_few_leaves_as_keep_up_unless_it_is_told(costs: Costs) -> None:
+    rounds = [np.zeros(8)]
+    as_needed = Scenario("lifl", 45 * MB)
+    assert simulate(as_needed, costs, rounds)[0].aggregators == 1
+    assert simulate(replace(as_needed, fan_in=2), costs, rounds)[0].aggregators == 4
+    with pytest.raises(ConfigError, match="fan_in"):
+        replace(as_needed, fan_in=0)

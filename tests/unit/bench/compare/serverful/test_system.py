@@ -18,3 +18,8 @@ def test_every_update_has_a_leaf(updates):
     plan = goals(updates)
     assert sum(plan) == updates
     assert len(plan) == -(-updates // 2)
+
+
+def test_without_a_tree_one_aggregator_takes_all():
+    assert goals(8, 8) == [8]
+    assert goals(5, 8) == [5]
