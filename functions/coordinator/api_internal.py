@@ -70,12 +70,12 @@ def _watching(api: Blueprint, coordinator: Coordinator) -> None:
     @api.delete("/jobs/<job>")
     def given_up(job: str) -> Response:
         """No node has a deleted job's pool any more: its name may be used again."""
-        return jsonify(ok=True, known=coordinator.given_up(job))
+        return jsonify(ok=True, known=coordinator.jobs.given_up(job))
 
     @api.get("/jobs/<job>/model")
     def model(job: str) -> Response:
         """Send the present version from its checkpoint, for gateways without the job's pool."""
-        version = coordinator.job(job).version
+        version = coordinator.jobs.get(job).version
         if not version.kept:
             raise Unavailable(f"version {version.version} is on its way to the disk")
         checkpoints = Checkpoints(coordinator.settings.checkpoints, job)
@@ -95,7 +95,7 @@ def _claims(api: Blueprint, coordinator: Coordinator) -> None:
         body = Body(request)
         ask = _ask(body)
         coordinator.heard(ask.node)
-        claim, duplicate = coordinator.job(body.get("job", str)).claim(ask)
+        claim, duplicate = coordinator.jobs.get(body.get("job", str)).claim(ask)
         answer = {"claim": claim.serial, "assignment": claim.assignment}
         if not duplicate:
             return answer, 201
@@ -107,7 +107,7 @@ def _claims(api: Blueprint, coordinator: Coordinator) -> None:
         body = Body(request)
         ask = _ask(body)
         coordinator.heard(ask.node)
-        counted = coordinator.job(body.get("job", str)).count(
+        counted = coordinator.jobs.get(body.get("job", str)).count(
             ask,
             body.get("assignment", int),
             _place(body),
@@ -125,14 +125,14 @@ def _claims(api: Blueprint, coordinator: Coordinator) -> None:
         body = Body(request)
         place = _place(body)
         coordinator.heard(place.node)
-        tell = coordinator.job(body.get("job", str)).sealed(
+        tell = coordinator.jobs.get(body.get("job", str)).sealed(
             serial, place, body.get("digest", str, None), body.get("boot", str, None)
         )
         return _counted(serial, tell)
 
     @api.delete("/claims/<int:serial>")
     def abort(serial: int) -> ResponseReturnValue:
-        coordinator.job(request.args.get("job", "")).aborted(serial)
+        coordinator.jobs.get(request.args.get("job", "")).aborted(serial)
         return {"ok": True}, 200
 
 
@@ -149,14 +149,14 @@ def _transfers(api: Blueprint, coordinator: Coordinator) -> None:
             weight=body.get("weight", float),
         )
         coordinator.heard(ask.source)
-        if coordinator.job(body.get("job", str)).transfer(ask):
+        if coordinator.jobs.get(body.get("job", str)).transfer(ask):
             return {"ok": True, "duplicate": True, "state": "sealed"}, 200
         return {"ok": True}, 201
 
     @api.post("/transfers/<int:serial>/sealed")
     def transferred(serial: int) -> ResponseReturnValue:
         body = Body(request)
-        job = coordinator.job(body.get("job", str))
+        job = coordinator.jobs.get(body.get("job", str))
         boot, place = body.get("boot", str, None), _place(body)
         coordinator.heard(place.node)
         job.transferred(body.get("assignment", int), serial, place, boot)
@@ -187,13 +187,13 @@ def _nodes(api: Blueprint, coordinator: Coordinator) -> None:
     @api.post("/nodes/<node>/inventory")
     def inventory(node: str) -> ResponseReturnValue:
         body = Body(request)
-        job = coordinator.job(body.get("job", str))
+        job = coordinator.jobs.get(body.get("job", str))
         unknown = job.inventory(node, body.serials("serials"), body.get("boot", str, None))
         return {"ok": True, "unknown": unknown}, 200
 
     @api.post("/jobs/<job>/clients")
     def learn(job: str) -> ResponseReturnValue:
-        coordinator.record(job)
+        coordinator.jobs.record(job)
         coordinator.learn(job, _clients(Body(request).names("clients")))
         return {"ok": True}, 200
 

@@ -23,7 +23,7 @@ def blueprint(coordinator: Coordinator, access: Access) -> Blueprint:
     api = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
 
     def check_submitter(job: str) -> None:
-        access.submitter(request, job, coordinator.record(job).auth_key)
+        access.submitter(request, job, coordinator.jobs.record(job).auth_key)
 
     @api.post("")
     def submit() -> ResponseReturnValue:
@@ -32,7 +32,7 @@ def blueprint(coordinator: Coordinator, access: Access) -> Blueprint:
         owner = body.get("owner", str, None) or ""
         if len(owner) > MAX_OWNER:
             raise Refused(422, "bad-member", f"owner is longer than {MAX_OWNER}", where="owner")
-        record, new = coordinator.submit(body.get("spec", dict), owner)
+        record, new = coordinator.jobs.submit(body.get("spec", dict), owner)
         answer = {
             "job": record.name,
             "state": record.state,
@@ -44,30 +44,30 @@ def blueprint(coordinator: Coordinator, access: Access) -> Blueprint:
     @api.get("")
     def list_jobs() -> Response:
         access.platform(request)
-        return jsonify(jobs=coordinator.list_jobs())
+        return jsonify(jobs=coordinator.jobs.statuses())
 
     @api.get("/<job>")
     def show(job: str) -> Response:
         check_submitter(job)
-        return jsonify(coordinator.status(job))
+        return jsonify(coordinator.jobs.status(job))
 
     @api.put("/<job>/model")
     def put_model(job: str) -> ResponseReturnValue:
         check_submitter(job)
         with measured(request, coordinator.settings.max_model_bytes) as (length, read):
-            record = coordinator.receive_model(job, length, read)
+            record = coordinator.jobs.receive_model(job, length, read)
         return jsonify(job=record.name, state=record.state, version=0), 201
 
     @api.post("/<job>/stop")
     def stop(job: str) -> Response:
         check_submitter(job)
-        record = coordinator.stop(job)
+        record = coordinator.jobs.stop(job)
         return jsonify(job=record.name, state=record.state)
 
     @api.delete("/<job>")
     def delete(job: str) -> Response:
         check_submitter(job)
-        coordinator.delete(job, request.args.get("owner", ""))
+        coordinator.jobs.delete(job, request.args.get("owner", ""))
         return jsonify(job=job, state=JobState.DELETED)
 
     @api.get("/<job>/history")
@@ -76,7 +76,7 @@ def blueprint(coordinator: Coordinator, access: Access) -> Blueprint:
         after = request.args.get("after", "-1")
         if not after.removeprefix("-").isdecimal():
             raise Refused(422, "bad-query", "after is a version number", where="after")
-        rounds = [summary.to_json() for summary in coordinator.history(job, int(after))]
+        rounds = [summary.to_json() for summary in coordinator.jobs.history(job, int(after))]
         return jsonify(job=job, rounds=rounds)
 
     @api.post("/<job>/evaluations")
@@ -85,7 +85,7 @@ def blueprint(coordinator: Coordinator, access: Access) -> Blueprint:
         body = Body(request)
         scores = {name: body.get(name, float, None) for name in ("accuracy", "loss")}
         version = body.get("version", int)
-        coordinator.evaluate(job, version, scores)
+        coordinator.jobs.evaluate(job, version, scores)
         return jsonify(job=job, version=version, **scores), 201
 
     return api

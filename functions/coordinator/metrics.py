@@ -55,7 +55,7 @@ class _Jobs(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the gauges as of now."""
-        statuses = self._coordinator.list_jobs()
+        statuses = self._coordinator.jobs.statuses()
         for key, text in _GAUGES.items():
             gauge = GaugeMetricFamily(f"lifl_job_{key}", text, labels=["job"])
             for status in statuses:
@@ -80,11 +80,11 @@ class _Jobs(Collector):
             labels=["job", "phase"],
         )
         now = time.time()
-        for name, engine in list(self._coordinator.engines.items()):
+        for name, engine in list(self._coordinator.jobs.engines.items()):
             registered.add_metric([name], float(engine.registered))
             commit.add_metric([name], engine.commit_seconds)
             with contextlib.suppress(Refused):  # it was deleted meanwhile
-                record = self._coordinator.job(name).rounds.record
+                record = self._coordinator.jobs.get(name).rounds.record
                 if not record.phase.over:
                     phase.add_metric([name, record.phase], max(0.0, now - _since(record)))
         yield registered

@@ -232,10 +232,11 @@ def token(access: Access, name: str, client: str, hours: float) -> None:
 def _headline(status: dict[str, Any]) -> str:
     if "round" not in status:
         return f"{status['job']}: {status['state']} {status['detail']}".rstrip()
+    kept = "" if status.get("kept", True) else ", not on the disk yet"
     return (
         f"{status['job']}: {status['state']}, round {status['round']} of {status['rounds']} "
         f"({status['phase']}), {status['accepted']} of {status['goal']} updates in, "
-        f"model version {status['version']}{'' if status['kept'] else ', not on the disk yet'}"
+        f"model version {status['version']}{kept}"
     )
 
 

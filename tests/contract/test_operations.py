@@ -329,9 +329,11 @@ def _coordinator() -> Iterator[Metric]:
     numbers = ("round", "version", "kept", "attempt", "goal", "accepted", "uploading", "lost")
     status = {"job": "j", "state": "running", "known_clients": 1, **dict.fromkeys(numbers, 1)}
     coordinator = SimpleNamespace(
-        list_jobs=lambda: [status],
-        engines={"j": SimpleNamespace(registered=True, commit_seconds=1.0)},
-        job=lambda _: SimpleNamespace(rounds=SimpleNamespace(record=record)),
+        jobs=SimpleNamespace(
+            statuses=lambda: [status],
+            engines={"j": SimpleNamespace(registered=True, commit_seconds=1.0)},
+            get=lambda _: SimpleNamespace(rounds=SimpleNamespace(record=record)),
+        ),
         revisions=SimpleNamespace(waiting=0),
         nodes=SimpleNamespace(urls=dict),
     )

@@ -212,15 +212,15 @@ class Stage:
 
     def submit(self, document: dict[str, Any] | None = None) -> Any:
         """Submit a job with its model; return it once its model is in the pool."""
-        record, _ = self.coordinator.submit(document or job_file())
+        record, _ = self.coordinator.jobs.submit(document or job_file())
         raw = save(MODEL)
-        record = self.coordinator.receive_model(record.name, len(raw), io.BytesIO(raw).read)
+        record = self.coordinator.jobs.receive_model(record.name, len(raw), io.BytesIO(raw).read)
         assert record.geometry is not None
         self.agent.create(record.geometry)
         return self.job(record.name)
 
     def job(self, name: str = "digits") -> Any:
-        job = self.coordinator.job(name)
+        job = self.coordinator.jobs.get(name)
         until(lambda: self.agent.link is not None and job.model is not None)
         return job
 

@@ -78,7 +78,7 @@ def models(tmp_path: Path) -> list[Path]:
 def told(stage: Stage) -> tuple[bool, float | None]:
     """Return what a person and Prometheus are told: whether the present version is on the disk."""
     registry = Metrics(stage.coordinator).registry
-    status = stage.coordinator.status("digits")
+    status = stage.coordinator.jobs.status("digits")
     return status["kept"], registry.get_sample_value("lifl_job_kept", {"job": "digits"})
 
 
@@ -109,7 +109,7 @@ def test_the_next_version_waits_for_the_one_before(stage, disk):
     assert job.rounds.version == 1
     disk.open.set()
     until(lambda: job.rounds.version == 2)
-    assert [h.aggregated for h in stage.coordinator.history("digits")] == [2, 2]
+    assert [h.aggregated for h in stage.coordinator.jobs.history("digits")] == [2, 2]
 
 
 def test_a_disk_that_fails_holds_up_the_next_version_until_it_works(stage, disk):
@@ -134,7 +134,7 @@ def test_who_waits_for_the_disk_does_not_wait_for_it_to_begin(stage, monkeypatch
     fill_round(stage, job)
     assert not job.version.kept
     fill_round(stage, job)
-    assert [h.version for h in stage.coordinator.history("digits")] == [1, 2]
+    assert [h.version for h in stage.coordinator.jobs.history("digits")] == [1, 2]
     stage.restart()
     until(lambda: stage.store.load("digits").version.kept)
 
@@ -182,7 +182,7 @@ def test_a_lost_version_makes_place_for_the_one_before_under_the_next_number(sta
     job = stage.job()
     assert (job.rounds.version, job.rounds.record.round) == (4, 5)
     fill_round(stage, job)
-    assert [h.version for h in stage.coordinator.history("digits")] == [1, 2, 3, 5]
+    assert [h.version for h in stage.coordinator.jobs.history("digits")] == [1, 2, 3, 5]
     assert job.over
 
 
@@ -246,14 +246,14 @@ def test_a_stopped_job_whose_version_is_lost_has_the_one_before(stage, disk, poo
     job = submit(stage)
     disk.failing = True
     fill_round(stage, job)
-    stage.coordinator.stop("digits")
+    stage.coordinator.jobs.stop("digits")
     if pool:
         job = lose_pool(stage)
     else:
         stage.coordinator.close()
         stage.agent.refuse = True
         stage.start()
-        job = stage.coordinator.job("digits")
+        job = stage.coordinator.jobs.get("digits")
         until(lambda: job.version.kept)
     assert (job.rounds.version, job.version.version, job.over) == (2, 2, True)
     assert job.version.model_file.startswith("v000000")

@@ -82,10 +82,10 @@ def test_without_an_owner_nothing_is_submitted_twice(web):
 
 def test_owners_survive_a_restart(tmp_path):
     stage = Stage(tmp_path)
-    record, new = stage.coordinator.submit(job_file(), OWNER)
+    record, new = stage.coordinator.jobs.submit(job_file(), OWNER)
     assert new
     stage.restart()
-    assert stage.coordinator.submit(job_file(), OWNER) == (record, False)
+    assert stage.coordinator.jobs.submit(job_file(), OWNER) == (record, False)
     stage.close()
 
 
@@ -103,7 +103,7 @@ def test_a_running_job_is_ended_and_forgotten(web):
     commit_a_round(web)
     folder = web.stage.settings.checkpoints / "digits"
     assert list(folder.iterdir())
-    engine = web.stage.coordinator.engines["digits"]
+    engine = web.stage.coordinator.jobs.engines["digits"]
     assert delete(web) == {"job": "digits", "state": "deleted"}
     assert not engine.is_alive() and not folder.exists()
     answer = web.call("GET", f"{BASE}/watch")
@@ -197,10 +197,10 @@ def test_a_successor_goes_on_with_a_deletion(tmp_path):
     web = Web(stage, create_app(stage.coordinator).test_client())
     assert leaving(web) == ["digits"] and not folder.exists()
     with pytest.raises(Unavailable, match="being deleted"):
-        stage.coordinator.submit(job_file())
+        stage.coordinator.jobs.submit(job_file())
     assert give_up(web)
     stage.restart()
-    assert stage.coordinator.submit(job_file())[1]
+    assert stage.coordinator.jobs.submit(job_file())[1]
     stage.close()
 
 
@@ -210,7 +210,7 @@ def test_a_successor_frees_the_name_of_a_job_that_never_had_a_pool(tmp_path):
     stage.store.remove_job("digits", marker)
     stage.restart()
     assert stage.store.jobs() == []
-    assert stage.coordinator.submit(job_file())[1]
+    assert stage.coordinator.jobs.submit(job_file())[1]
     stage.close()
 
 
@@ -231,7 +231,7 @@ def test_a_store_that_is_away_changes_nothing(web, monkeypatch):
 
 def test_not_while_the_model_is_being_received(tmp_path):
     stage = Stage(tmp_path)
-    stage.coordinator.submit(job_file())
+    stage.coordinator.jobs.submit(job_file())
     raw, begun, go_on = save(MODEL), threading.Event(), threading.Event()
     sent = 0
 
@@ -243,31 +243,31 @@ def test_not_while_the_model_is_being_received(tmp_path):
         return raw[sent - count : sent]
 
     upload = threading.Thread(
-        target=lambda: stage.coordinator.receive_model("digits", len(raw), read)
+        target=lambda: stage.coordinator.jobs.receive_model("digits", len(raw), read)
     )
     upload.start()
     assert begun.wait(10)
     with pytest.raises(Unavailable, match="model is being received"):
-        stage.coordinator.delete("digits")
+        stage.coordinator.jobs.delete("digits")
     go_on.set()
     upload.join()
-    stage.agent.create(stage.coordinator.record("digits").geometry or {})
-    stage.coordinator.delete("digits")
+    stage.agent.create(stage.coordinator.jobs.record("digits").geometry or {})
+    stage.coordinator.jobs.delete("digits")
     stage.close()
 
 
 def test_who_still_holds_the_job_writes_nothing_into_its_successor(tmp_path):
     stage = Stage(tmp_path)
     job = stage.submit()
-    stage.coordinator.delete("digits")
-    stage.coordinator.given_up("digits")
-    stage.coordinator.submit(job_file())
+    stage.coordinator.jobs.delete("digits")
+    stage.coordinator.jobs.given_up("digits")
+    stage.coordinator.jobs.submit(job_file())
     job.learn(["late-comer"])
     job.tick()
     job.node_lost("node-0")
     snapshot = stage.store.load("digits")
     assert (snapshot.round, list(snapshot.clients)) == (None, [])
-    assert stage.coordinator.record("digits").state is JobState.SUBMITTED
+    assert stage.coordinator.jobs.record("digits").state is JobState.SUBMITTED
     stage.close()
 
 
@@ -275,11 +275,11 @@ def test_a_name_may_be_used_again_and_again(tmp_path):
     stage = Stage(tmp_path)
     for _ in range(3):
         stage.submit()
-        stage.coordinator.delete("digits")
-        stage.coordinator.given_up("digits")
+        stage.coordinator.jobs.delete("digits")
+        stage.coordinator.jobs.given_up("digits")
         stage.agent.close()
     with pytest.raises(Refused):
-        stage.coordinator.record("digits")
+        stage.coordinator.jobs.record("digits")
     stage.coordinator.close()
 
 
@@ -287,16 +287,17 @@ def test_no_two_jobs_get_one_user(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     stage = Stage(tmp_path, LIFL_DOMAIN_UID="7000")
     coordinator = stage.coordinator
-    uids = {n: coordinator.submit(job_file(n))[0].domain_uid for n in ("a", "b", "c")}
+    uids = {n: coordinator.jobs.submit(job_file(n))[0].domain_uid for n in ("a", "b", "c")}
     assert uids == {"a": 7000, "b": 7001, "c": 7002}
-    coordinator.delete("a")
-    assert coordinator.submit(job_file("d"))[0].domain_uid == 7003
+    coordinator.jobs.delete("a")
+    assert coordinator.jobs.submit(job_file("d"))[0].domain_uid == 7003
     stage.submit(job_file("e"))
-    coordinator.delete("e")
-    assert coordinator.submit(job_file("f"))[0].domain_uid == 7005  # e's processes may still run
-    coordinator.given_up("e")
-    coordinator.delete("f")
-    assert coordinator.submit(job_file("g"))[0].domain_uid == 7004
+    coordinator.jobs.delete("e")
+    # e's processes may still run
+    assert coordinator.jobs.submit(job_file("f"))[0].domain_uid == 7005
+    coordinator.jobs.given_up("e")
+    coordinator.jobs.delete("f")
+    assert coordinator.jobs.submit(job_file("g"))[0].domain_uid == 7004
     stage.close()
 
 
@@ -322,7 +323,7 @@ def test_history_after_a_version(web):
 def test_markers_do_not_keep_secrets(tmp_path):
     stage = Stage(tmp_path)
     stage.submit()
-    stage.coordinator.delete("digits")
+    stage.coordinator.jobs.delete("digits")
     (marker,) = stage.store.jobs()
     assert (marker.spec, marker.auth_key, marker.schema) == ({}, "", None)
     stage.close()

@@ -124,7 +124,7 @@ def test_history_counts_every_update_once(stage):
     fill_round(s, job, (7, 1))
     until(lambda: job.over)
     assert job.rounds.phase is Phase.DONE
-    history = s.coordinator.history("digits")
+    history = s.coordinator.jobs.history("digits")
     assert [(h.round, h.version, h.accepted, h.aggregated, h.samples) for h in history] == [
         (1, 1, 2, 2, 8.0),
         (2, 2, 2, 2, 8.0),
@@ -173,7 +173,7 @@ def test_descriptors_sent_again_change_nothing(stage):
         s.agent.sweep()
     s.agent.partial(1, {b: (1, update(1))})
     until(lambda: job.rounds.version == 1)
-    assert s.coordinator.history("digits")[0].aggregated == 2
+    assert s.coordinator.jobs.history("digits")[0].aggregated == 2
 
 
 def test_partials_of_another_attempt_are_freed(stage):
@@ -218,7 +218,7 @@ def test_a_stopped_job_frees_what_was_held_and_keeps_its_model(stage):
     s.plan(job)
     s.agent.partial(1, {post(job, "c0"): (1, update(0))})
     until(lambda: job.rounds.book.held)
-    s.coordinator.stop("digits")
+    s.coordinator.jobs.stop("digits")
     until(lambda: s.agent.pool.usage().taken == 0)
     assert flat(s.agent.model())[0] == flat(MODEL)[0]
 
@@ -236,7 +236,7 @@ def test_leases_that_were_taken_back_are_handed_out_again(stage):
     s.agent.sweep()
     s.agent.partial(1, {b: (1, update(1))})
     until(lambda: job.rounds.version == 1)
-    assert s.coordinator.history("digits")[0].aggregated == 2
+    assert s.coordinator.jobs.history("digits")[0].aggregated == 2
 
 
 def test_a_restart_in_the_middle_of_a_round_loses_nothing(stage):
@@ -320,7 +320,7 @@ def test_a_store_that_is_away_is_waited_out(stage, monkeypatch):
     monkeypatch.setattr("functions.coordinator.engine.COMMIT_RETRY_SECONDS", 0.05)
     s.agent.partial(1, {a: (1, update(0)), b: (1, update(1))})
     until(lambda: job.rounds.version == 1)
-    assert [h.version for h in s.coordinator.history("digits")] == [1]
+    assert [h.version for h in s.coordinator.jobs.history("digits")] == [1]
 
 
 def test_a_claim_that_could_not_be_written_is_written_later(stage, monkeypatch):
@@ -364,7 +364,7 @@ def test_a_checkpoint_that_is_gone_fails_its_job_alone(stage, tmp_path):
     s.coordinator.close()
     one(tmp_path / "state" / "checkpoints" / "digits", "v000001-*.m.f32").unlink()
     s.start()
-    job = s.coordinator.job("digits")
+    job = s.coordinator.jobs.get("digits")
     assert job.record.state == "failed"
     assert "v000001-" in job.record.detail and ".m.f32 is missing" in job.record.detail
 
@@ -372,10 +372,10 @@ def test_a_checkpoint_that_is_gone_fails_its_job_alone(stage, tmp_path):
 def test_the_thread_ends_when_an_old_jobs_domain_is_gone(stage):
     s = stage()
     s.submit()
-    s.coordinator.stop("digits")
+    s.coordinator.jobs.stop("digits")
     s.agent.refuse = True
     s.agent.link.hang_up()
-    until(lambda: not s.coordinator.engines["digits"].is_alive())
+    until(lambda: not s.coordinator.jobs.engines["digits"].is_alive())
 
 
 def test_nothing_is_left_behind(tmp_path, no_leaks):

@@ -35,7 +35,7 @@ def test_jobs_are_counted_by_state(stage: Stage) -> None:
         return registry.get_sample_value("lifl_jobs", {"state": state})
 
     assert [count(s) for s in ("submitted", "running", "failed")] == [0, 0, 0]
-    stage.coordinator.submit(job_file())
+    stage.coordinator.jobs.submit(job_file())
     assert (count("submitted"), count("running")) == (1, 0)
     assert count("deleted") is None
 

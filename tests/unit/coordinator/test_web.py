@@ -63,7 +63,7 @@ class Web:
         self.submit(**spec)
         answer = self.client.put("/v1/jobs/digits/model", data=save(MODEL), headers=PLATFORM)
         assert answer.status_code == 201, answer.get_data(as_text=True)
-        self.stage.agent.create(self.stage.coordinator.record("digits").geometry)
+        self.stage.agent.create(self.stage.coordinator.jobs.record("digits").geometry)
         self.stage.job()
         return self.view()
 
@@ -532,7 +532,7 @@ def test_the_model_from_its_checkpoint(web):
 
 def test_a_model_on_its_way_to_the_disk_is_to_be_asked_for_again(web):
     web.start()
-    job = web.stage.coordinator.job("digits")
+    job = web.stage.coordinator.jobs.get("digits")
     job.version = replace(job.version, kept=False)
     path = f"{BASE}/jobs/digits/model"
     answer = web.client.get(path, headers=PLATFORM)
@@ -613,7 +613,7 @@ def test_a_failure_of_our_own_says_nothing_of_the_inside(web, monkeypatch, caplo
     def broken():
         raise ZeroDivisionError("the secret")
 
-    monkeypatch.setattr(web.stage.coordinator, "list_jobs", broken)
+    monkeypatch.setattr(web.stage.coordinator.jobs, "statuses", broken)
     assert web.call("GET", "/v1/jobs", None, 500) == "internal-error"
     assert "the secret" in caplog.text
 
