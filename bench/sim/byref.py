@@ -10,7 +10,8 @@ one here too:
 * an aggregator adds one object at a time on one processor, the last of its goal on all (its
   team); what a leaf has covered is freed when it seals;
 * a partial for another node is read by that node's gateway, in turn with uploads;
-* a full pool holds uploads back until an aggregator seals early (compacts), which costs a pass.
+* an aggregator seals early (compacts) every sixteen inputs, or sooner where a full pool holds
+  uploads back, which costs a pass.
 
 Not modelled: polls and downloads of clients, refusals and retries, deaths, memory bandwidth
 that more processors than were measured would share, the disk shared by several jobs.
@@ -29,8 +30,8 @@ TEAM = 8
 TEAM_BYTES = 2 << 20
 """At most so many threads share an addition, of so many bytes each (functions/aggregator/team)."""
 POOL_SHARE = 4
-FEW = 4
-"""An aggregator compacts with so many inputs or more (functions/aggregator)."""
+FEW, MANY = 4, 16
+"""From so many inputs an aggregator compacts if slots are scarce, and anyway if it is eager."""
 SPARE = 2
 
 
@@ -93,8 +94,9 @@ class Adder:
         self._play.room(self.node)
 
     def compact(self) -> None:
-        """Where slots are scarce, seal what there is: it is the next sum's first input."""
-        if self._busy or self._inputs < FEW or not self._play.scarce(self.node):
+        """Seal what there is, if it is much or slots are scarce: the next sum begins with it."""
+        many = self._play.eager and self._inputs >= MANY
+        if self._busy or not (many or (self._inputs >= FEW and self._play.scarce(self.node))):
             return
         self._free()
         self._queue.appendleft(0)

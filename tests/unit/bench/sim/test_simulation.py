@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.sim.byref import MANY
 from bench.sim.costs import Costs
 from bench.sim.planning import Controlled
 from bench.sim.scenario import SYSTEMS, Result, Scenario
@@ -147,14 +148,20 @@ def test_eager_ends_sooner_after_the_last_update_than_lazy(costs: Costs) -> None
 
 
 def test_a_pool_that_is_full_holds_uploads_back_and_sums_seal_early(costs: Costs) -> None:
-    roomy = one("lifl", [0.0] * 200, costs, memory=200e9)
-    tight = one("lifl", [0.0] * 200, costs, memory=4e9)
+    lazy = PolicySettings(eager=False)  # nothing is sealed early but where slots are scarce
+    roomy = one("lifl", [0.0] * 200, costs, memory=200e9, policies=lazy)
+    tight = one("lifl", [0.0] * 200, costs, memory=4e9, policies=lazy)
     assert tight.peak_node < roomy.peak_node
-    assert tight.peak_node <= 40 * 45 * MB  # of five aggregators; without a limit up to 200
+    assert tight.peak_node <= 40 * 45 * MB  # of four aggregators
     assert tight.cpu >= roomy.cpu
     assert tight.updates == 200
-    lazy = PolicySettings(eager=False)
-    assert one("lifl", [0.0] * 200, costs, memory=4e9, policies=lazy).updates == 200
+
+
+def test_eager_sums_seal_early_however_much_room_there_is(costs: Costs) -> None:
+    few = one("lifl", [0.0] * MANY, costs, memory=200e9)
+    many = one("lifl", [0.0] * 200, costs, memory=200e9)
+    assert few.peak_node <= many.peak_node <= (MANY + 4) * 45 * MB
+    assert (few.updates, many.updates) == (MANY, 200)
 
 
 def test_slow_clients_are_read_together(costs: Costs) -> None:
