@@ -69,7 +69,7 @@ class JobView:
             phase=raw["phase"],
             closing=bool(raw.get("closing")) or raw["phase"] == "closing",
             geometry=raw.get("geometry"),
-            fan_in=None if raw["fan_in"] is None else int(raw["fan_in"]),
+            fan_in=None if raw.get("as_needed") else int(raw["fan_in"]),
             timing=raw["timing"],
             expected=int(raw["expected"]),
             selected=None if selected is None else tuple(selected),

@@ -13,6 +13,9 @@ from typing import Any
 from functions.coordinator.records import ClaimState, JobRecord, Phase
 from functions.coordinator.runtime import Job
 
+FAN_IN = 2
+"""What a controller of before reads where the job leaves it to the controller."""
+
 
 def job_view(job: Job, upload: Mapping[str, str], public: Mapping[str, str]) -> dict[str, Any]:
     """Return what gateways and the controller are told.
@@ -35,7 +38,8 @@ def job_view(job: Job, upload: Mapping[str, str], public: Mapping[str, str]) -> 
             "phase": record.phase,
             "schema": job.record.schema,
             "geometry": job.record.geometry,
-            "fan_in": job.spec.fan_in,
+            "fan_in": job.spec.fan_in or FAN_IN,
+            "as_needed": job.spec.fan_in is None,
             "timing": job.spec.timing,
             "auth_key": job.record.auth_key,
             "selected": selected,

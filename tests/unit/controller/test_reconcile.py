@@ -292,6 +292,8 @@ def test_a_view_of_the_watch_answer_is_read(phase: str) -> None:
     view = JobView.from_json(raw)
     assert view == replace(job, phase=phase, closing=phase == "closing")
     assert JobView.from_json(raw | {"assignment": 2}).plan is None
+    assert JobView.from_json(raw | {"as_needed": True}).fan_in is None
+    assert JobView.from_json(raw | {"as_needed": False}).fan_in == 2
 
 
 def test_newcomers_get_a_node_by_a_new_epoch_of_the_same_plan() -> None:

@@ -199,6 +199,15 @@ def test_unknown_jobs(web):
 # -- the watch ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("aggregation", "said"),
+    [({}, (2, True)), ({"fanIn": 2}, (2, False)), ({"fanIn": 7}, (7, False))],
+)
+def test_the_view_says_whether_the_controller_may_choose_the_leaves(web, aggregation, said):
+    view = web.start(aggregation=aggregation)
+    assert (view["fan_in"], view["as_needed"]) == said
+
+
 def test_the_view_has_what_the_contract_says(web):
     view = web.start(clientConfig={"epochs": 3})
     assert set(view) >= {
@@ -212,6 +221,7 @@ def test_the_view_has_what_the_contract_says(web):
         "schema",
         "geometry",
         "fan_in",
+        "as_needed",
         "timing",
         "auth_key",
         "selected",
