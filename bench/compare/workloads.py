@@ -46,6 +46,8 @@ BURSTS: Sequence[int] = ABLATION["bursts"]
 STEPS = tuple(f"step-{i}-{s['name']}" for i, s in enumerate(ABLATION["steps"]))
 ANEW = tuple(s for s in STEPS[: next(i for i, s in enumerate(STEPS) if "reuse" in s)])
 """Steps before reuse: each round starts its aggregators, so that there is nothing to warm up."""
+LONG = dict.fromkeys(STEPS[:2], 3)
+"""Steps before the hierarchy: their rounds take three times as long as the next one's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +115,16 @@ def full() -> list[Workload]:
     every = (*TRIO, *VARIANTS, *PEERS, "flower-inprocess")
     return [
         _burst(8, "45mb", every, rounds=7, few={"flower": 3}),
-        _burst(8, "85mb", (*TRIO, *PEERS), few={"flower": 2}),
+        _burst(8, "85mb", (*TRIO, *PEERS), few={"flower": 1}),
         _burst(8, "233mb", (*TRIO, "nvflare"), few={"nvflare": 2, "vanilla": 3}),
         _burst(20, "45mb", TRIO),
         _burst(20, "233mb", TRIO),
         _burst(60, "45mb", TRIO, few={"vanilla": 3}),
         _burst(100, "45mb", TRIO),
-        _poisson(20, "45mb", rate=8.0),
-        _poisson(20, "85mb", rate=4.0),
-        _diurnal(60, "45mb", day=10.0, few={"vanilla": 3}),
-        *(_ablation(n, rounds=5, passes=1, cold=ANEW) for n in BURSTS),
+        _poisson(20, "45mb", rate=8.0, few={"vanilla": 3}),
+        _poisson(20, "85mb", rate=4.0, few={"vanilla": 3}),
+        _diurnal(60, "45mb", day=8.0, few={"vanilla": 3}),
+        *(_ablation(n, rounds=5, passes=1, cold=ANEW, few=LONG) for n in BURSTS),
     ]
 
 
@@ -208,6 +210,8 @@ def _ablation(
     passes: int,
     steps: tuple[str, ...] = STEPS,
     cold: tuple[str, ...] = (),
+    *,
+    few: Mapping[str, int] | None = None,
 ) -> Workload:
     model = ABLATION["model"]
     load = Load(f"ablation-{n}x{model}", model, n, arrivals.burst(n))
@@ -219,6 +223,7 @@ def _ablation(
         rounds=rounds,
         together=False,
         passes=passes,
+        few=few or {},
         cold=tuple(s for s in cold if s in steps),
         titles=strides(steps),
     )
