@@ -19,11 +19,9 @@ from controller.plan.timing import timing
 from controller.settings import PolicySettings
 from controller.view import COLLECTING, JobView, NodeView
 from lifl.platform.api import Aggregator
-from lifl.topology import Plan, Timing
+from lifl.topology import FAN_IN, Plan, Timing
 
 LEAVES_PER_PROCESSOR = 2
-FAN_IN = 2
-"""Updates that a leaf is for at least, where the job does not say."""
 MANY = 1024
 """Leaves of a node where nothing bounds them but the updates."""
 

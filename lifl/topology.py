@@ -15,6 +15,9 @@ from typing import Any
 
 from lifl.errors import ConfigError
 
+FAN_IN = 2
+"""Updates that a leaf is for at least, where a job does not say."""
+
 
 class Level(enum.StrEnum):
     """The place of an aggregator in the tree; a route, not a program."""

@@ -47,7 +47,7 @@ STEPS = tuple(f"step-{i}-{s['name']}" for i, s in enumerate(ABLATION["steps"]))
 ANEW = tuple(s for s in STEPS[: next(i for i, s in enumerate(STEPS) if "reuse" in s)])
 """Steps before reuse: each round starts its aggregators, so that there is nothing to warm up."""
 LONG = dict.fromkeys(STEPS[:2], 3)
-"""Steps before the hierarchy: their rounds take three times as long as the next one's."""
+"""Steps before the hierarchy: their rounds take more than twice as long as the next one's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,12 @@ from functools import partial
 from bench.sim.engine import All, Done, after
 from bench.sim.planning import Seat, Tree
 from bench.sim.world import Node, Play, World
+from functions.aggregator.machine import COMPACT_INPUTS, MOST_INPUTS
 
 TEAM = 8
 TEAM_BYTES = 2 << 20
 """At most so many threads share an addition, of so many bytes each (functions/aggregator/team)."""
 POOL_SHARE = 4
-FEW, MANY = 4, 16
-"""From so many inputs an aggregator compacts if slots are scarce, and anyway if it is eager."""
 SPARE = 2
 
 
@@ -95,8 +94,9 @@ class Adder:
 
     def compact(self) -> None:
         """Seal what there is, if it is much or slots are scarce: the next sum begins with it."""
-        many = self._play.eager and self._inputs >= MANY
-        if self._busy or not (many or (self._inputs >= FEW and self._play.scarce(self.node))):
+        several = self._inputs >= COMPACT_INPUTS and self._play.scarce(self.node)
+        many = self._inputs >= MOST_INPUTS and self._play.eager
+        if self._busy or not (several or many):
             return
         self._free()
         self._queue.appendleft(0)
@@ -116,7 +116,7 @@ class Gate:
         self._entry = deque((adder, adder.seat.own) for adder in entry)
         scenario = play.world.scenario
         affordable = int(scenario.memory / POOL_SHARE / scenario.nbytes)
-        self.slots = max(affordable, (FEW + SPARE) * (adders + 2))
+        self.slots = max(affordable, (COMPACT_INPUTS + SPARE) * (adders + 2))
         self._reading = False
         self._partials: deque[tuple[Done, Node]] = deque()
         self._updates = 0

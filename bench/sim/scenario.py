@@ -11,10 +11,10 @@ from typing import Any
 
 from controller.settings import PolicySettings
 from lifl.errors import ConfigError
+from lifl.topology import FAN_IN
 
 SYSTEMS = ("lifl", "serverful", "vanilla")
 GIGABIT = 1e9 / 8
-FAN_IN = 2
 
 
 @dataclass(frozen=True, slots=True)

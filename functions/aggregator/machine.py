@@ -58,7 +58,7 @@ LAZY = 1
 COMPACT_INPUTS = 4
 """From so many inputs on compacting frees more slots than its pass over the sum is worth."""
 MOST_INPUTS = 16
-"""So many are held at most: so much memory, and so much to be added again after a death."""
+"""An eager one holds no more: so much memory, and so much to be added again after a death."""
 REMEMBERED_ROLES = 16
 RETRY_SECONDS = 0.05
 _NO_ROLE = RoleRow(assignment=0, epoch=0, goal=0, timing=0, final=False)

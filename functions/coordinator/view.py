@@ -12,9 +12,7 @@ from typing import Any
 
 from functions.coordinator.records import ClaimState, JobRecord, Phase
 from functions.coordinator.runtime import Job
-
-FAN_IN = 2
-"""What a controller of before reads where the job leaves it to the controller."""
+from lifl.topology import FAN_IN
 
 
 def job_view(job: Job, upload: Mapping[str, str], public: Mapping[str, str]) -> dict[str, Any]:
@@ -38,7 +36,7 @@ def job_view(job: Job, upload: Mapping[str, str], public: Mapping[str, str]) -> 
             "phase": record.phase,
             "schema": job.record.schema,
             "geometry": job.record.geometry,
-            "fan_in": job.spec.fan_in or FAN_IN,
+            "fan_in": job.spec.fan_in or FAN_IN,  # controllers of before read nothing else
             "as_needed": job.spec.fan_in is None,
             "timing": job.spec.timing,
             "auth_key": job.record.auth_key,

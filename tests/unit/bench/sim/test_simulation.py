@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.sim.byref import MANY
 from bench.sim.costs import Costs
 from bench.sim.planning import Controlled
 from bench.sim.scenario import SYSTEMS, Result, Scenario
@@ -18,6 +17,7 @@ from bench.sim.simulation import simulate
 from bench.sim.world import Seconds
 from controller.plan.placement import Policy
 from controller.settings import PolicySettings
+from functions.aggregator.machine import MOST_INPUTS
 from lifl.errors import ConfigError
 
 MB = 1_000_000
@@ -158,10 +158,10 @@ def test_a_pool_that_is_full_holds_uploads_back_and_sums_seal_early(costs: Costs
 
 
 def test_eager_sums_seal_early_however_much_room_there_is(costs: Costs) -> None:
-    few = one("lifl", [0.0] * MANY, costs, memory=200e9)
+    few = one("lifl", [0.0] * MOST_INPUTS, costs, memory=200e9)
     many = one("lifl", [0.0] * 200, costs, memory=200e9)
-    assert few.peak_node <= many.peak_node <= (MANY + 4) * 45 * MB
-    assert (few.updates, many.updates) == (MANY, 200)
+    assert few.peak_node <= many.peak_node <= (MOST_INPUTS + 4) * 45 * MB
+    assert (few.updates, many.updates) == (MOST_INPUTS, 200)
 
 
 def test_slow_clients_are_read_together(costs: Costs) -> None:
