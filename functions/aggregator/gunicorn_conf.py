@@ -13,6 +13,7 @@ from math import ceil
 from typing import Any
 
 from functions.aggregator.draining import seconds
+from lifl.booting import hear_signals, hold_signals
 from lifl.settings import read
 
 DRAIN_SECONDS = read(os.environ, "LIFL_DRAIN_SECONDS", seconds, 0.0)
@@ -28,6 +29,8 @@ graceful_timeout = 30 + ceil(DRAIN_SECONDS)
 # Without queue-proxy the activator and the ingress hold connections; one that they are
 # about to use must not be closed under them after gunicorn's usual two seconds.
 keepalive = 75 if os.environ.get("LIFL_STATS_PORT", "0") != "0" else 2
+pre_fork = hold_signals
+post_worker_init = hear_signals
 
 
 def worker_exit(_server: Any, worker: Any) -> None:

@@ -14,6 +14,7 @@ import threading
 from types import FrameType
 from typing import Any
 
+from lifl.booting import hear_signals, hold_signals
 from lifl.limits import allow_most_files
 
 allow_most_files()  # the worker inherits it
@@ -29,6 +30,7 @@ worker_tmp_dir = "/dev/shm"
 control_socket_disable = True
 timeout = 120
 graceful_timeout = 20
+pre_fork = hold_signals
 
 
 def post_worker_init(worker: Any) -> None:
@@ -42,6 +44,7 @@ def post_worker_init(worker: Any) -> None:
             before(signum, frame)
 
     signal.signal(signal.SIGTERM, end)
+    hear_signals()
 
 
 def worker_exit(_server: Any, worker: Any) -> None:

@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 from functions.gateway.buffers import hold
+from lifl.booting import hear_signals, hold_signals
 from lifl.limits import allow_most_files
 
 allow_most_files()  # the worker inherits it
@@ -27,6 +28,8 @@ control_socket_disable = True
 keepalive = 75
 timeout = 120
 graceful_timeout = 30
+pre_fork = hold_signals
+post_worker_init = hear_signals
 
 
 def when_ready(server: Any) -> None:

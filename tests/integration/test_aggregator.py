@@ -170,24 +170,23 @@ class Node:
         self.coordinator.close()
         self.admin.close()
         agent = self.processes.pop("agent")
-        try:
-            for process in self.processes.values():
-                process.terminate()
-            for process in self.processes.values():
-                process.wait(10)
-        finally:
-            agent.terminate()
-            for process in (*self.processes.values(), agent):
-                _end(process)
+        for process in self.processes.values():
+            process.terminate()
+        stuck = [name for name, process in self.processes.items() if not _ended(process)]
+        agent.terminate()
+        stuck += [] if _ended(agent) else ["agent"]
+        assert not stuck, "\n".join(self.log(name) for name in stuck)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Wait for a process's end; one that does not come to it by itself is killed."""
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        raise
+        return False
+    return True
 
 
 @pytest.fixture(params=["socket", pytest.param("ebpf", marks=pytest.mark.ebpf)])
