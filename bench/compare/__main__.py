@@ -92,16 +92,16 @@ class _Run:
     def play(self) -> None:
         """Run everything that was asked for; what fails is noted and costs the rest nothing.
 
-        What bars speak of comes first, so that it is the rest that a slow machine leaves out. First
-        of all the hand-off: it is of memory alone, which later is in smaller pieces.
+        What bars speak of comes first, so that it is the rest that a slow machine leaves out. The
+        hand-off is not the first of all: memory that nobody had yet is slow to get for a broker.
         """
-        self._part("handoff", self._handoff)
         first, *others = workloads.quick() if self._args.quick else workloads.full()
         self._workload(first, besides=REFERENCES)
         for task in ("digits",) if self._args.quick else ("resnet18", "digits"):
             self._part(f"train-{task}", functools.partial(self._train, task))
         if self._args.quick:
             self._lost["train-resnet18"] = "it is part of the full run"
+        self._part("handoff", self._handoff)
         self._part("audit", self._audit)
         for workload in others:
             self._workload(workload)

@@ -94,8 +94,8 @@ def quick() -> list[Workload]:
     """Return what runs in under five minutes on two cores, with the rest of a quick run.
 
     Trimmed by what parts took (``budget``): each peer plays one round (Flower's takes 25 s),
-    vanilla the burst alone, and the ablation, of whose steps each takes 10 s to start, is its first
-    and its last.
+    there are no other arrivals than a burst, and the ablation, of whose steps each takes 10 s to
+    start, is its first and its last.
     """
     return [
         _burst(
@@ -106,7 +106,6 @@ def quick() -> list[Workload]:
             few={"vanilla": 2, "flower": 1, "nvflare": 1},
             cold=("vanilla", *PEERS),
         ),
-        _poisson(8, "45mb", rate=8.0, sides=TRIO[:2], rounds=2),
         _ablation(BURSTS[0], rounds=2, passes=1, steps=(STEPS[0], STEPS[-1]), cold=ANEW),
     ]
 
@@ -186,16 +185,13 @@ def _poisson(
     n: int,
     model: str,
     rate: float,
-    *,
-    sides: tuple[str, ...] = TRIO,
-    rounds: int = 5,
-    few: Mapping[str, int] | None = None,
+    few: Mapping[str, int],
 ) -> Workload:
     times = arrivals.poisson(n, rate)
     load = Load(f"poisson-{n}x{model}", model, n, times)
     arrive = f"Poisson, {rate:g} a second, within {seconds(times)}"
     why = "a round of clients that are ready by chance"
-    return Workload(load, sides, arrive, why, rounds, few=few or {})
+    return Workload(load, TRIO, arrive, why, few=few)
 
 
 def _diurnal(n: int, model: str, day: float, few: Mapping[str, int]) -> Workload:

@@ -52,10 +52,13 @@ def _names(runner: type[NothingPlayed]) -> list[str]:
 
 
 def test_what_is_asked_for_is_run(runner: type[NothingPlayed], tmp_path: Path) -> None:
-    arguments = ["--quick", "--workloads", "burst-8", "poisson", "--systems", "lifl", "vanilla"]
+    arguments = ["--quick", "--workloads", "burst-8", "abl", "--systems", "lifl", "vanilla"]
     assert command.main([*arguments, "--out", str(tmp_path)]) == 0
-    assert _names(runner) == ["burst-8x45mb", "poisson-8x45mb"]
-    assert [w.sides for w in runner.last.given] == [("lifl", "vanilla"), ("lifl",)]
+    assert _names(runner) == ["burst-8x45mb", "ablation-20x45mb"]
+    assert [w.sides for w in runner.last.given] == [
+        ("lifl", "vanilla"),
+        ("step-0-base", "step-4-eager"),
+    ]
     assert runner.last.others["lost"]["handoff"] == "it was not asked for"
     assert runner.last.others["lost"]["train-resnet18"] == "it is part of the full run"
     assert (tmp_path / "index.html").exists()
@@ -75,12 +78,12 @@ def test_the_full_run_has_all_workloads(runner: type[NothingPlayed], tmp_path: P
 def test_when_time_is_over_it_is_told_what_was_not_run(
     runner: type[NothingPlayed], tmp_path: Path
 ) -> None:
-    arguments = ["--quick", "--workloads", "burst", "poisson", "--max-seconds", "110"]
+    arguments = ["--quick", "--workloads", "burst", "ablation", "--max-seconds", "110"]
     assert command.main([*arguments, "--out", str(tmp_path)]) == 0
-    assert _names(runner) == ["burst-8x45mb", "poisson-8x45mb"]
+    assert _names(runner) == ["burst-8x45mb", "ablation-20x45mb"]
     arguments[-1] = "60"
     assert command.main([*arguments, "--out", str(tmp_path)]) == 0
-    assert _names(runner) == ["poisson-8x45mb"]
+    assert _names(runner) == ["ablation-20x45mb"]
     assert runner.last.others["lost"]["burst-8x45mb"].startswith("time was over: 0 of 60 s")
     assert "time was over" in (tmp_path / "report.md").read_text()
 
