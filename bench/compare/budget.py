@@ -5,7 +5,7 @@ Expectations are rough: seconds of few runs on two cores, put down here to plan 
 never shown as a result. What each part really took stands in ``rounds.json`` beside what was
 expected, so that the next trimming is by figures. It must not run anything.
 
-On two cores and 24 GB they add up to 220 s for the quick run and 49 minutes for the full one, which
+On two cores and 24 GB they add up to 220 s for the quick run and 46 minutes for the full one, which
 ``tests/unit/bench/compare/test_budget.py`` holds them to.
 """
 

@@ -122,7 +122,6 @@ def full() -> list[Workload]:
         _burst(60, "45mb", TRIO, few={"vanilla": 3}),
         _burst(100, "45mb", TRIO),
         _poisson(20, "45mb", rate=8.0, few={"vanilla": 3}),
-        _poisson(20, "85mb", rate=4.0, few={"vanilla": 3}),
         _diurnal(60, "45mb", day=8.0, few={"vanilla": 3}),
         *(_ablation(n, rounds=5, passes=1, cold=ANEW, few=LONG) for n in BURSTS),
     ]

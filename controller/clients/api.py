@@ -1,116 +1,50 @@
 """One API server: objects in and out as plain dicts.
 
-Why: the generated client's models lag behind the servers and fail on answers they do
-not know (a binding's, long known, *after* it succeeded), so this speaks to the paths
-themselves; from `kubernetes` come configuration, credentials and connections. It must
-not decide anything, nor try again: callers do.
+Why: callers think in kinds and names, and the same few verbs are right for every kind, those of
+Knative and of LIFL included. It must not decide anything, nor try again: callers do.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from http import HTTPStatus
-from pathlib import Path
-from typing import Any, NamedTuple, cast
-from urllib.parse import urlencode
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
-import urllib3
-from kubernetes import client, config
+from kubernetes import client
 
 from controller.clients import errors
+from controller.clients.connection import TIMEOUT, Connection, Object
 from controller.clients.events import Recorder
 from controller.clients.kinds import EVENT, POD, Kind
 from controller.clients.watching import Watch
-from lifl.errors import ConfigError, Unavailable
+from lifl.errors import Unavailable
 
-Object = dict[str, Any]
+__all__ = ["Cluster", "Object"]
 
-_load_file: Callable[..., None] = config.load_kube_config
-_load_pod: Callable[..., None] = config.load_incluster_config
-
-TIMEOUT = (3.0, 15.0)
-"""Seconds to connect, and of silence, before a request counts as unanswered."""
 PAGE = 500
 """Objects a list asks for at once."""
-CONNECTIONS = 16
 MERGE, JSON_PATCH = "application/merge-patch+json", "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"
 
 
-class Login(NamedTuple):
-    """How a client logs in at a server: files in PEM, and a header; "" for what it has not."""
-
-    server: str
-    ca: str
-    certificate: str
-    key: str
-    authorization: str
-    verify: bool
-
-
-class Cluster:
-    """An API server; safe for several threads.
+class Cluster(Connection):
+    """The objects of an API server; safe for several threads.
 
     Every call may raise Unavailable (no answer), Forbidden or ApiError
     (:mod:`controller.clients.errors`).
     """
 
     def __init__(self, configuration: client.Configuration) -> None:
-        configuration.retries = False
-        configuration.connection_pool_maxsize = CONNECTIONS
-        self.url = str(configuration.host)
-        self._client = client.ApiClient(configuration)
+        super().__init__(configuration)
         self._recorder = Recorder()
         self._events = threading.Lock()
-
-    @classmethod
-    def connect(cls, kubeconfig: Path | None = None) -> Cluster:
-        """Return the cluster of ``kubeconfig``, else of KUBECONFIG, else the one this pod is in.
-
-        Raises
-        ------
-        ConfigError
-            if there is none, or the file is unusable.
-        """
-        configuration = client.Configuration()
-        try:
-            if kubeconfig is not None:
-                _load_file(str(kubeconfig), client_configuration=configuration)
-            else:
-                try:
-                    _load_pod(client_configuration=configuration)
-                except config.ConfigException:
-                    _load_file(client_configuration=configuration)
-        except (config.ConfigException, OSError, ValueError, TypeError) as e:
-            raise ConfigError(f"no cluster to speak to: {e}") from e
-        return cls(configuration)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.rest_client.pool_manager.clear()
-
-    def login(self) -> Login:
-        """Return how this client logs in at the moment; tokens are renewed now and then."""
-        headers: dict[str, str] = {}
-        self._client.update_params_for_auth(headers, [], ["BearerToken"], "", "GET", None)
-        known = self._client.configuration
-        return Login(
-            self.url,
-            known.ssl_ca_cert or "",
-            known.cert_file or "",
-            known.key_file or "",
-            headers.get("authorization", ""),
-            bool(known.verify_ssl),
-        )
 
     # -- reading ---------------------------------------------------------------------
 
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object:
         """Return one object; raises NotFound."""
-        return self._json("GET", kind.path(name, namespace), doing=f"{kind.kind} {name}")
+        return self.ask("GET", kind.path(name, namespace), doing=f"{kind.kind} {name}")
 
     def find(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
         """Return one object, None if there is none."""
@@ -126,7 +60,7 @@ class Cluster:
         found: list[Object] = []
         query = {"limit": str(PAGE)} | _selectors(labels, fields)
         while True:
-            page = self._json("GET", kind.path("", namespace), query, doing=f"list {kind.plural}")
+            page = self.ask("GET", kind.path("", namespace), query, doing=f"list {kind.plural}")
             found += page.get("items") or []
             more = page["metadata"].get("continue")
             if not more:
@@ -153,19 +87,19 @@ class Cluster:
         doing = f"watch {kind.plural}"
         path = kind.path("", namespace)
         timeout = (TIMEOUT[0], seconds + 15.0)
-        return Watch(self._request("GET", path, query, doing=doing, timeout=timeout), doing)
+        return Watch(self.request("GET", path, query, doing=doing, timeout=timeout), doing)
 
     def serves(self, kind: Kind) -> bool:
         """Return whether the API server knows a kind."""
         try:
-            known = self._json("GET", kind.root, doing=f"look for {kind.api}")
+            known = self.ask("GET", kind.root, doing=f"look for {kind.api}")
         except errors.NotFound:
             return False
         return any(r["name"] == kind.plural for r in known.get("resources", ()))
 
     def version(self) -> str:
         """Return the API server's version, such as "v1.36.3"."""
-        return str(self._json("GET", "/version", doing="ask for the version")["gitVersion"])
+        return str(self.ask("GET", "/version", doing="ask for the version")["gitVersion"])
 
     # -- writing ---------------------------------------------------------------------
 
@@ -173,7 +107,7 @@ class Cluster:
         """Make an object and return it; raises Exists."""
         doing = f"create {kind.kind} {body['metadata'].get('name', '')}"
         full = {"apiVersion": kind.api, "kind": kind.kind, **body}
-        return self._json("POST", kind.path("", namespace), body=full, doing=doing)
+        return self.ask("POST", kind.path("", namespace), body=full, doing=doing)
 
     def replace(
         self, kind: Kind, body: Mapping[str, Any], namespace: str = "", *, subresource: str = ""
@@ -182,7 +116,7 @@ class Cluster:
         name = body["metadata"]["name"]
         full = {"apiVersion": kind.api, "kind": kind.kind, **body}
         path = kind.path(name, namespace, subresource)
-        return self._json("PUT", path, body=full, doing=f"replace {kind.kind} {name}")
+        return self.ask("PUT", path, body=full, doing=f"replace {kind.kind} {name}")
 
     def patch(
         self,
@@ -209,7 +143,7 @@ class Cluster:
             }
         path = kind.path(name, namespace, subresource)
         doing = f"patch {kind.kind} {name} {subresource}".rstrip()
-        return self._json("PATCH", path, query, body, content, doing=doing)
+        return self.ask("PATCH", path, query, body, content, doing=doing)
 
     def delete(
         self,
@@ -239,7 +173,7 @@ class Cluster:
             body["preconditions"] = {"uid": uid}
         with contextlib.suppress(errors.NotFound):
             path = kind.path(name, namespace)
-            self._json("DELETE", path, body=body, doing=f"delete {kind.kind} {name}")
+            self.ask("DELETE", path, body=body, doing=f"delete {kind.kind} {name}")
 
     def bind(
         self,
@@ -265,7 +199,7 @@ class Cluster:
         target = {"apiVersion": "v1", "kind": "Node", "name": node}
         body = {"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": target}
         path = POD.path(pod, namespace, "binding")
-        self._json("POST", path, body=body, doing=f"bind pod {pod} to {node}")
+        self.ask("POST", path, body=body, doing=f"bind pod {pod} to {node}")
 
     def event(
         self,
@@ -294,62 +228,6 @@ class Cluster:
                         self.create(EVENT, body, namespace)
                 else:
                     self.create(EVENT, body, namespace)
-
-    # -- one request -----------------------------------------------------------------
-
-    def _json(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        body: Any = None,
-        content: str = "application/json",
-        *,
-        doing: str,
-    ) -> Object:
-        response = self._request(method, path, query, body, content, doing=doing)
-        try:
-            raw = response.read()
-            answer = json.loads(raw)
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as e:
-            raise Unavailable(f"{doing}: the answer broke off: {e}") from e
-        return dict(answer)
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str] | None = None,
-        body: Any = None,
-        content: str = "application/json",
-        *,
-        doing: str,
-        timeout: tuple[float, float] = TIMEOUT,
-    ) -> urllib3.BaseHTTPResponse:
-        headers = {"Accept": "application/json"}
-        if body is not None:
-            headers["Content-Type"] = content
-        self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        url = self.url + path + ("?" + urlencode(query) if query else "")
-        raw = None if body is None else json.dumps(body).encode()
-        try:
-            response: urllib3.BaseHTTPResponse = self._client.rest_client.pool_manager.request(
-                method,
-                url,
-                body=raw,
-                headers=headers,
-                timeout=urllib3.Timeout(connect=timeout[0], read=timeout[1]),
-                preload_content=False,
-            )
-        except (urllib3.exceptions.HTTPError, OSError) as e:
-            raise Unavailable(f"{doing}: the API server does not answer: {e}") from e
-        if response.status >= HTTPStatus.MULTIPLE_CHOICES:
-            try:
-                said = response.read()
-            except (urllib3.exceptions.HTTPError, OSError):
-                said = b""
-            raise errors.of(response.status, said, doing)
-        return response
 
 
 def _selectors(labels: str, fields: str) -> dict[str, str]:

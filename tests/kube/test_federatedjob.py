@@ -398,7 +398,7 @@ def test_a_real_api_server_takes_what_the_coordinator_takes(
     path = FEDERATED_JOB.path("", "default")
     try:
         query = {"dryRun": "All"}
-        found = api._json("POST", path, query, body | {"spec": document["spec"]}, doing="try")
+        found = api.ask("POST", path, query, body | {"spec": document["spec"]}, doing="try")
     except errors.ApiError as e:
         assert e.status in (400, 422), e
         with pytest.raises(Refused):

@@ -11,7 +11,7 @@ import pytest
 
 from controller import operator
 from controller.clients.api import Cluster as RealCluster
-from controller.clients.api import Login
+from controller.clients.connection import Login
 from controller.clients.errors import Conflict, Forbidden
 from controller.clients.kinds import Kind
 from controller.cluster.federatedjob import SENDING, Custom, Step

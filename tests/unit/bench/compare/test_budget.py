@@ -22,8 +22,8 @@ def test_the_quick_run_should_take_less_than_four_minutes() -> None:
     assert _together(workloads.quick(), 0) < 240
 
 
-def test_the_full_run_should_take_less_than_55_minutes() -> None:
-    assert _together(workloads.full(), 1) < 55 * 60
+def test_the_full_run_should_take_less_than_47_minutes() -> None:
+    assert _together(workloads.full(), 1) < 47 * 60
 
 
 def test_every_round_and_start_is_expected() -> None:
