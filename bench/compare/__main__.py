@@ -30,7 +30,7 @@ from bench.compare import arrivals, auditing, models, report, shapes, trained, t
 from bench.compare.api import Load
 from bench.compare.budget import FULL_SECONDS, PARTS, QUICK_SECONDS, REFERENCES, Budget, expected
 from bench.compare.groups import open_group
-from bench.compare.machine import machine
+from bench.compare.machine import copying_speed, machine
 from bench.compare.progress import Shown
 from bench.compare.runner import Runner
 from bench.compare.sides import makers
@@ -126,8 +126,9 @@ class _Run:
                 self._shown.lost(name, why)
             return
         began = time.monotonic()
+        speed = copying_speed()
         do()
-        self._budget.took(name, seconds, time.monotonic() - began)
+        self._budget.took(name, seconds, time.monotonic() - began, copying=speed)
 
     def _wanted(self, name: str) -> bool:
         return not self._args.workloads or any(name.startswith(w) for w in self._args.workloads)

@@ -113,10 +113,11 @@ class Budget:
             f"take {need:.0f} s"
         )
 
-    def took(self, name: str, expected: float, seconds: float) -> None:
-        """Note what a part took."""
+    def took(self, name: str, expected: float, seconds: float, **noted: float) -> None:
+        """Note what a part took, and what else was noted of it."""
+        rounded = {k: round(v, 1) for k, v in noted.items()}
         self.parts.append(
-            {"name": name, "expected": round(expected, 1), "seconds": round(seconds, 1)}
+            {"name": name, "expected": round(expected, 1), "seconds": round(seconds, 1), **rounded}
         )
 
     def _pace(self) -> float:

@@ -60,6 +60,8 @@ class Outcome:
     together: bool = True
     sides: dict[str, Side] = field(default_factory=dict)
     seconds: float = 0.0
+    restless: int = 0
+    """Rounds that began although the machine was still busy."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what stands in ``rounds.json``."""
@@ -80,6 +82,7 @@ class Outcome:
             "few": dict(w.few),
             "cold": list(w.cold),
             "seconds": round(self.seconds, 1),
+            "restless": self.restless,
             "sides": {name: _side(side) for name, side in self.sides.items()},
         }
 

@@ -149,9 +149,10 @@ class Runner:
                     player.leave()
                 else:
                     stack.callback(self._leave, player)
-            self._play(outcome.workload, up)
+            self._play(outcome, up)
 
-    def _play(self, workload: Workload, up: dict[str, Player]) -> None:
+    def _play(self, outcome: Outcome, up: dict[str, Player]) -> None:
+        workload = outcome.workload
         sizes = workload.load.sizes
         warm_ups = sorted(set(sizes)) or [None]
         plan: list[tuple[int, int | None]] = [(-1, n) for n in warm_ups * workload.warm]
@@ -163,7 +164,7 @@ class Runner:
                     continue
                 if index < 0 and name in workload.cold:
                     continue
-                settle()
+                outcome.restless += not settle()
                 with self._kept(player.side, up):
                     self._watcher.played(player.side, player.play(index, number))
             self.write()

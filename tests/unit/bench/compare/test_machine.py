@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.compare.machine import LOOK_SECONDS, SETTLE_SECONDS, join_free_memory, settle
+from bench.compare.machine import (
+    LOOK_SECONDS,
+    SETTLE_SECONDS,
+    copying_speed,
+    join_free_memory,
+    settle,
+)
 
 
 def test_the_kernel_is_asked(tmp_path: Path) -> None:
@@ -16,6 +22,10 @@ def test_the_kernel_is_asked(tmp_path: Path) -> None:
 
 def test_who_may_not_ask_goes_on_without(tmp_path: Path) -> None:
     assert not join_free_memory(tmp_path / "nobody" / "compact_memory")
+
+
+def test_memory_s_speed_is_measured() -> None:
+    assert 0.1 < copying_speed() < 1000
 
 
 def test_a_round_begins_when_the_machine_rests() -> None:

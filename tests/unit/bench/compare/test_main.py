@@ -72,7 +72,7 @@ def test_the_full_run_has_all_workloads(runner: type[NothingPlayed], tmp_path: P
     assert _names(runner) == [w.name for w in workloads.full()]
     parts = runner.last.others["parts"]
     assert [p["name"] for p in parts] == _names(runner)
-    assert all(p["expected"] > 0 and p["seconds"] >= 0 for p in parts)
+    assert all(p["expected"] > 0 and p["seconds"] >= 0 and p["copying"] > 0 for p in parts)
 
 
 def test_when_time_is_over_it_is_told_what_was_not_run(

@@ -124,6 +124,16 @@ def _side(name: str, log: list[str], fail_at: int | None = None) -> Any:
     return lambda load, group, document: FakeSystem(name, log, group, fail_at)
 
 
+def test_rounds_on_a_busy_machine_are_counted(
+    run: Run, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rested = iter([True, False, True])
+    monkeypatch.setattr("bench.compare.runner.settle", lambda: next(rested))
+    outcome, _, made = run({"a": _side("a", log)}, rounds=2)
+    assert outcome.restless == 1
+    assert made.to_json()["workloads"][0]["restless"] == 1
+
+
 def test_sides_play_in_turn(run: Run, log: list[str], tmp_path: Path) -> None:
     outcome, heard, made = run({"a": _side("a", log), "b": _side("b", log)}, rounds=2)
     played = [name for index in (-1, 0, 1) for name in turns(outcome.workload, "ab", index)]

@@ -40,16 +40,21 @@ def test_a_workload_says_what_was_run(run: dict[str, Any]) -> None:
 def test_what_each_part_took_is_told(run: dict[str, Any]) -> None:
     assert tables.parts(run) is None
     run["parts"] = [
-        {"name": "burst-8x45mb", "expected": 100.0, "seconds": 88.4},
+        {"name": "burst-8x45mb", "expected": 100.0, "seconds": 88.4, "copying": 9.4},
         {"name": "sim", "expected": 30.0, "seconds": 40.0},
     ]
     found = tables.parts(run)
     assert found is not None
     assert found.rows == [
-        ("burst-8x45mb", "100", "88.4"),
-        ("sim", "30", "40"),
-        ("together", "130", "128"),
+        ("burst-8x45mb", "100", "88.4", "9.4"),
+        ("sim", "30", "40", "–"),
+        ("together", "130", "128", ""),
     ]
+    assert "was at rest" in found.note
+    run["workloads"][0]["restless"] = 2
+    found = tables.parts(run)
+    assert found is not None
+    assert "Before 2 rounds" in found.note
 
 
 def test_what_is_left_out_is_told(run: dict[str, Any]) -> None:
