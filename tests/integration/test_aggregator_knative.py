@@ -190,6 +190,10 @@ class Client:
                 except ConnectionRefusedError:
                     self.refused_at = time.monotonic()
                     return
+                except ConnectionResetError as e:  # the door closed between its two packets
+                    self.troubles.append((time.monotonic(), repr(e)))
+                    connection = None
+                    continue
             try:
                 connection.request("POST", "/", BODY, HEADERS)
                 answer = connection.getresponse()
@@ -229,10 +233,11 @@ def test_sigterm_under_load_loses_no_request(pod):
     assert all(len(c.answers) > n + 20 for c, n in zip(clients, before, strict=True))
     assert {s for c in clients for s in c.answers} == {200}
     assert all(DRAIN <= c.refused_at - asked < DRAIN + 1 for c in clients)
-    # A connection made in the moment when the door closes may be reset; none before.
+    # Connections made in the one moment when the door closes may be reset; none before.
     troubles = [t for c in clients for t in c.troubles]
     assert all(at - asked >= DRAIN for at, _ in troubles), troubles
-    assert len(troubles) <= 1, troubles
+    assert all(len(c.troubles) <= 1 for c in clients), troubles
+    assert not troubles or max(troubles)[0] - min(troubles)[0] < 0.05, troubles
 
     assert pod.process.poll() is None, "it waits for what is in flight"
     worker = psutil.Process(pod.process.pid).children()[0]
