@@ -40,6 +40,8 @@ CHUNK = 256 << 10
 LINGER_SECONDS = 10.0
 LINGER_BYTES = 256 << 20
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_forgotten = memoryview(bytearray(CHUNK))
+"""Where all drains read to: nobody looks at it, and hundreds at once must not hold one each."""
 
 
 class RequestBody:
@@ -158,13 +160,12 @@ class RequestBody:
         """
         if self.expects_continue:  # it was never told to send
             return
-        scratch = memoryview(bytearray(CHUNK))
         deadline = time.monotonic() + LINGER_SECONDS
         left = LINGER_BYTES
         with contextlib.suppress(OSError, LiflError), self:
             while left > 0 and time.monotonic() < deadline:
                 self._idle = max(0.1, deadline - time.monotonic())
-                count = self._some(scratch)
+                count = self._some(_forgotten)
                 if not count:
                     return
                 left -= count

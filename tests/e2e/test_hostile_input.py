@@ -54,7 +54,7 @@ IDLE = 1.0
 """Seconds that the gateway waits for headers, and for a silent body."""
 CONNECTIONS = 300
 """How many an attack opens at most."""
-GROWTH = 8 << 20
+GROWTH = 4 << 20
 """Bytes of private memory that the gateway may gain over a class of attacks."""
 
 

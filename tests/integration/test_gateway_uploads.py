@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -425,19 +426,30 @@ def test_a_lost_confirmation_is_asked_for_again(kit: GatewayKit, way: str) -> No
     assert len(kit.pool.find(state=SlotState.SEALED)) == 1
 
 
+def test_bodies_that_nobody_wants_hold_no_memory(kit: GatewayKit) -> None:
+    """Refused, but still expected to come, so that their clients read the answer."""
+    head = raw_head(1 << 20).replace(PATH.encode(), b"/v1/jobs/nobody/rounds/1/updates")
+    before = private_kb(kit)
+    with contextlib.ExitStack() as held:
+        for _ in range(300):
+            sock = held.enter_context(kit.connect())
+            sock.sendall(head + b"x")
+            assert read_answer(sock)[0] == 404
+        assert private_kb(kit) - before < 300 * 64
+
+
+def private_kb(kit: GatewayKit) -> int:
+    lines = Path(f"/proc/{kit.worker_pid()}/status").read_text().splitlines()
+    return int(next(x for x in lines if x.startswith("RssAnon")).split()[1])
+
+
 def test_memory_stays_flat_under_hostile_uploads(kit: GatewayKit) -> None:
-    status = Path(f"/proc/{kit.worker_pid()}/status")
-
-    def private_kb() -> int:
-        line = next(x for x in status.read_text().splitlines() if x.startswith("RssAnon"))
-        return int(line.split()[1])
-
     for i in range(20):
         kit.post(bytes(2 << 20), client=f"c{i}")
-    before = private_kb()
+    before = private_kb(kit)
     for i in range(100):
         kit.post(bytes(2 << 20), client=f"c{i}")
-    assert private_kb() - before < 4096
+    assert private_kb(kit) - before < 4096
 
 
 def test_a_gateway_killed_between_count_and_seal_reports_what_it_has(tmp_path: Path) -> None:
