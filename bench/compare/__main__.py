@@ -125,8 +125,7 @@ class _Run:
             if self._wanted(name):
                 self._shown.lost(name, why)
             return
-        began = time.monotonic()
-        speed = copying_speed()
+        speed, began = copying_speed(), time.monotonic()
         do()
         self._budget.took(name, seconds, time.monotonic() - began, copying=speed)
 

@@ -113,12 +113,10 @@ class Budget:
             f"take {need:.0f} s"
         )
 
-    def took(self, name: str, expected: float, seconds: float, **noted: float) -> None:
-        """Note what a part took, and what else was noted of it."""
-        rounded = {k: round(v, 1) for k, v in noted.items()}
-        self.parts.append(
-            {"name": name, "expected": round(expected, 1), "seconds": round(seconds, 1), **rounded}
-        )
+    def took(self, name: str, expected: float, seconds: float, copying: float) -> None:
+        """Note what a part took, and how fast memory was copied when it began (GB/s)."""
+        numbers = {"expected": expected, "seconds": seconds, "copying": copying}
+        self.parts.append({"name": name} | {k: round(v, 1) for k, v in numbers.items()})
 
     def _pace(self) -> float:
         planned = sum(p["expected"] for p in self.parts)

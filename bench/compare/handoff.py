@@ -31,7 +31,7 @@ import numpy as np
 from bench.compare import handoff_ends, mean
 from bench.compare.api import Reference
 from bench.compare.groups import open_group
-from bench.compare.machine import join_free_memory
+from bench.compare.machine import copying, join_free_memory
 from bench.compare.vanilla import sidecar
 from bench.figures import Figure, at_least, ratios
 from bench.sizes import BYTES
@@ -39,6 +39,8 @@ from functions.aggregator.blas import F32
 
 WAYS = ("lifl", "vanilla", "direct")
 N, WARM = 9, 3
+LOOKS = 5
+"""How often memory's speed is looked at."""
 PUBLISHED = {"vanilla": 0.619, "direct": 0.175}
 """Seconds for 233.1 MB, the faster of both passes: ``c Redis Streams + b``, ``b``."""
 PATHS = {
@@ -163,19 +165,14 @@ def measure(nbytes: int = BYTES["233mb"], n: int = N, warm: int = WARM) -> Resul
 
 
 def _machine(nbytes: int) -> dict[str, float]:
-    source, target = np.ones(nbytes, np.uint8), np.ones(nbytes, np.uint8)
-    copy, fresh = [], []
-    for _ in range(5):
-        began = time.monotonic()
-        np.copyto(target, source)
-        copied = time.monotonic()
+    source, fresh = np.ones(nbytes, np.uint8), []
+    for _ in range(LOOKS):
         with mmap.mmap(-1, nbytes) as new:
             began_new = time.monotonic()
             np.copyto(np.frombuffer(new, np.uint8), source)
             fresh.append(time.monotonic() - began_new)
-        copy.append(copied - began)
     return {
-        "copy_ms": round(1e3 * statistics.median(copy), 1),
+        "copy_ms": round(1e3 * copying(nbytes, LOOKS), 1),
         "fresh_ms": round(1e3 * statistics.median(fresh), 1),
     }
 

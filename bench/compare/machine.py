@@ -23,19 +23,24 @@ COPIED, COPIES = 64 << 20, 7
 """Bytes, more than caches hold, and how often."""
 
 
+def copying(nbytes: int, times: int) -> float:
+    """Return the median seconds of one thread's copies into memory that was touched before."""
+    source, target = np.ones(nbytes, np.uint8), np.ones(nbytes, np.uint8)
+    seconds = []
+    for _ in range(times):
+        began = time.monotonic()
+        np.copyto(target, source)
+        seconds.append(time.monotonic() - began)
+    return statistics.median(seconds)
+
+
 def copying_speed() -> float:
-    """Return how fast one thread copies memory just now, in GB/s, the median of some copies.
+    """Return how fast one thread copies memory just now, in GB/s.
 
     All sides of the comparison are held up by memory, and on a virtual machine it is shared with
     neighbours that nobody sees.
     """
-    source, target = np.ones(COPIED, np.uint8), np.ones(COPIED, np.uint8)
-    seconds = []
-    for _ in range(COPIES):
-        began = time.monotonic()
-        np.copyto(target, source)
-        seconds.append(time.monotonic() - began)
-    return COPIED / 1e9 / statistics.median(seconds)
+    return COPIED / 1e9 / copying(COPIED, COPIES)
 
 
 def join_free_memory(order: Path = Path("/proc/sys/vm/compact_memory")) -> bool:

@@ -26,10 +26,8 @@ from bench.sim.engine import All, Done, after
 from bench.sim.planning import Seat, Tree
 from bench.sim.world import Node, Play, World
 from functions.aggregator.machine import COMPACT_INPUTS, MOST_INPUTS
+from functions.aggregator.team import MOST, SHARE
 
-TEAM = 8
-TEAM_BYTES = 2 << 20
-"""At most so many threads share an addition, of so many bytes each (functions/aggregator/team)."""
 POOL_SHARE = 4
 SPARE = 2
 
@@ -212,7 +210,7 @@ class ByReference(Play):
         self.addition = costs.handoff + world.costs.aggregator.sum_per_byte * self.nbytes
         self.forward = costs.forward + costs.forward_per_byte * self.nbytes
         self.accept = costs.accept + costs.accept_per_byte * self.nbytes
-        self.team = max(1, min(TEAM, scenario.cores, self.nbytes // TEAM_BYTES))
+        self.team = max(1, min(MOST, scenario.cores, self.nbytes // (4 * SHARE)))
         self.fastest = min(scenario.line, scenario.client_rate)
         self.fast = scenario.client_rate >= min(scenario.line, self.nbytes / self.ingest)
         """Whether a client sends as fast as it is read: uploads then take turns."""

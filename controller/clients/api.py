@@ -11,10 +11,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from kubernetes import client
-
 from controller.clients import errors
-from controller.clients.connection import TIMEOUT, Connection, Object
+from controller.clients.connection import TIMEOUT, Configuration, Connection, Object
 from controller.clients.events import Recorder
 from controller.clients.kinds import EVENT, POD, Kind
 from controller.clients.watching import Watch
@@ -35,7 +33,7 @@ class Cluster(Connection):
     (:mod:`controller.clients.errors`).
     """
 
-    def __init__(self, configuration: client.Configuration) -> None:
+    def __init__(self, configuration: Configuration) -> None:
         super().__init__(configuration)
         self._recorder = Recorder()
         self._events = threading.Lock()

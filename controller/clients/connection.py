@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 from urllib.parse import urlencode
 
 import urllib3
@@ -22,6 +22,7 @@ from controller.clients import errors
 from lifl.errors import ConfigError, Unavailable
 
 Object = dict[str, Any]
+Configuration: TypeAlias = client.Configuration
 
 _load_file: Callable[..., None] = config.load_kube_config
 _load_pod: Callable[..., None] = config.load_incluster_config
@@ -49,7 +50,7 @@ class Connection:
     (:mod:`controller.clients.errors`).
     """
 
-    def __init__(self, configuration: client.Configuration) -> None:
+    def __init__(self, configuration: Configuration) -> None:
         configuration.retries = False
         configuration.connection_pool_maxsize = CONNECTIONS
         self.url = str(configuration.host)

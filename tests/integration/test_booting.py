@@ -48,7 +48,6 @@ def started(function: str, signame: str, folder: Path) -> Iterator[Path]:
         "LIFL_COORDINATOR_URL": "http://127.0.0.1:9",
         "LIFL_PLATFORM_SECRET": "0123456789abcdef0123456789abcdef",
         "LIFL_AGENT_SOCKET": str(folder / "agent.sock"),
-        "LIFL_STATE_URL": f"sqlite:///{folder}/state.db",
         "LIFL_HOME": str(folder),
     }
     log = folder / "log"

@@ -65,33 +65,26 @@ def parts(run: Run) -> Table | None:
     noted = run.get("parts") or ()
     if not noted:
         return None
-    rows = [
-        (
-            p["name"],
-            number(p["expected"]),
-            number(p["seconds"]),
-            number(p["copying"]) if "copying" in p else "–",
-        )
-        for p in noted
-    ]
+    told = ("expected", "seconds", "copying")
+    rows = [(p["name"], *(number(p[k]) for k in told)) for p in noted]
     whole, planned = (sum(p[k] for p in noted) for k in ("seconds", "expected"))
     rows.append(("together", number(planned), number(whole), ""))
     note = (
         "Seconds from a part's beginning to its end, starts of sides included, beside what the "
         "run was planned with; and how fast one thread copied memory when it began, for that "
         "holds up every side and changes with a virtual machine's neighbours. "
-        + restless(run["workloads"])
+        + _restless(run["workloads"])
     )
     columns = ("part", "expected, s", "took, s", "memory, GB/s")
     return Table("Where the time went", note, columns, rows)
 
 
-def restless(workloads: Sequence[Mapping[str, Any]]) -> str:
+def _restless(workloads: Sequence[Mapping[str, Any]]) -> str:
     """Say before how many rounds the machine did not come to rest."""
-    number = sum(w.get("restless", 0) for w in workloads)
-    if not number:
+    rounds = sum(w["restless"] for w in workloads)
+    if not rounds:
         return "The machine was at rest before each round."
-    return f"Before {number} rounds it did not come to rest within seconds."
+    return f"Before {rounds} rounds it did not come to rest within seconds."
 
 
 def _side(side: Mapping[str, Any]) -> Row:

@@ -60,6 +60,7 @@ def _workload(name: str, sides: Made, **changes: Any) -> Made:
         "together": True,
         "passes": 1,
         "seconds": 12.0,
+        "restless": 0,
         "sides": sides,
     } | changes
 

@@ -61,8 +61,8 @@ def test_a_slow_machine_is_expected_to_stay_slow() -> None:
     clock = Clock()
     made = Budget(60.0, clock)
     clock.now += 20.0
-    made.took("burst", 10.0, 20.0)
-    assert made.parts == [{"name": "burst", "expected": 10.0, "seconds": 20.0}]
+    made.took("burst", 10.0, 20.0, 9.42)
+    assert made.parts == [{"name": "burst", "expected": 10.0, "seconds": 20.0, "copying": 9.4}]
     assert made.refusal(20.0) == ""
     assert "take 42 s" in made.refusal(21.0)
 

@@ -41,13 +41,13 @@ def test_what_each_part_took_is_told(run: dict[str, Any]) -> None:
     assert tables.parts(run) is None
     run["parts"] = [
         {"name": "burst-8x45mb", "expected": 100.0, "seconds": 88.4, "copying": 9.4},
-        {"name": "sim", "expected": 30.0, "seconds": 40.0},
+        {"name": "sim", "expected": 30.0, "seconds": 40.0, "copying": 6.0},
     ]
     found = tables.parts(run)
     assert found is not None
     assert found.rows == [
         ("burst-8x45mb", "100", "88.4", "9.4"),
-        ("sim", "30", "40", "–"),
+        ("sim", "30", "40", "6"),
         ("together", "130", "128", ""),
     ]
     assert "was at rest" in found.note
