@@ -84,7 +84,7 @@ def _restless(workloads: Sequence[Mapping[str, Any]]) -> str:
     rounds = sum(w["restless"] for w in workloads)
     if not rounds:
         return "The machine was at rest before each round."
-    return f"Before {rounds} rounds it did not come to rest within seconds."
+    return f"Rounds before which it did not come to rest within seconds: {rounds}."
 
 
 def _side(side: Mapping[str, Any]) -> Row:

@@ -54,7 +54,7 @@ def test_what_each_part_took_is_told(run: dict[str, Any]) -> None:
     run["workloads"][0]["restless"] = 2
     found = tables.parts(run)
     assert found is not None
-    assert "Before 2 rounds" in found.note
+    assert "within seconds: 2." in found.note
 
 
 def test_what_is_left_out_is_told(run: dict[str, Any]) -> None:
