@@ -5,7 +5,7 @@ Expectations are rough: seconds of few runs on two cores, put down here to plan 
 never shown as a result. What each part really took stands in ``rounds.json`` beside what was
 expected, so that the next trimming is by figures. It must not run anything.
 
-On two cores and 24 GB they add up to 220 s for the quick run and 46 minutes for the full one, which
+On two cores and 24 GB they add up to 230 s for the quick run and 46 minutes for the full one, which
 ``tests/unit/bench/compare/test_budget.py`` holds them to.
 """
 
@@ -52,7 +52,7 @@ PLAY: Mapping[str, tuple[float, float]] = {
 }
 """Seconds of a round, and for each MB that clients send. Within are the checks after it and, of
 the peers, the model's way to the clients before it."""
-REFERENCES = 16.0
+REFERENCES = 26.0
 """Seconds in which always-on and vanilla are held to what is published, once a run."""
 PARTS: Mapping[str, tuple[float, float]] = {
     "train-digits": (32.0, 59.0),
