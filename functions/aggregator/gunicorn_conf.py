@@ -14,6 +14,7 @@ from typing import Any
 
 from functions.aggregator.draining import seconds
 from lifl.booting import hear_signals, hold_signals
+from lifl.keepalive import KEEPALIVE_SECONDS
 from lifl.settings import read
 
 DRAIN_SECONDS = read(os.environ, "LIFL_DRAIN_SECONDS", seconds, 0.0)
@@ -26,9 +27,7 @@ worker_tmp_dir = "/dev/shm"
 control_socket_disable = True
 timeout = 120
 graceful_timeout = 30 + ceil(DRAIN_SECONDS)
-# Without queue-proxy the activator and the ingress hold connections; one that they are
-# about to use must not be closed under them after gunicorn's usual two seconds.
-keepalive = 75 if os.environ.get("LIFL_STATS_PORT", "0") != "0" else 2
+keepalive = KEEPALIVE_SECONDS
 pre_fork = hold_signals
 post_worker_init = hear_signals
 

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from lifl.booting import hear_signals, hold_signals
+from lifl.keepalive import KEEPALIVE_SECONDS
 from lifl.limits import allow_most_files
 
 allow_most_files()  # the worker inherits it
@@ -25,7 +26,7 @@ workers = 1
 worker_class = "gthread"
 threads = int(os.environ.get("LIFL_THREADS", "1100"))
 worker_connections = 2000 + threads
-keepalive = 75
+keepalive = KEEPALIVE_SECONDS
 worker_tmp_dir = "/dev/shm"
 control_socket_disable = True
 timeout = 120

@@ -13,6 +13,7 @@ from typing import Any
 
 from functions.gateway.buffers import hold
 from lifl.booting import hear_signals, hold_signals
+from lifl.keepalive import KEEPALIVE_SECONDS
 from lifl.limits import allow_most_files
 
 allow_most_files()  # the worker inherits it
@@ -25,7 +26,7 @@ worker_connections = int(os.environ.get("LIFL_CONNECTIONS", "16384"))
 worker_tmp_dir = "/dev/shm"
 backlog = 4096
 control_socket_disable = True
-keepalive = 75
+keepalive = KEEPALIVE_SECONDS
 timeout = 120
 graceful_timeout = 30
 pre_fork = hold_signals

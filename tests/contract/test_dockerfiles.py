@@ -245,6 +245,22 @@ def test_listens_on_the_port_that_the_platform_names(repo: Path, name: str) -> N
     assert done.stdout == "0.0.0.0:8012\n"
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_keeps_idle_connections_longer_than_the_proxies_before_it(repo: Path, name: str) -> None:
+    code = f"from functions.{name} import gunicorn_conf; print(gunicorn_conf.keepalive)"
+    env = {"PATH": "/usr/bin:/bin", **environment(repo / "functions" / name / "Dockerfile")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=repo,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert float(done.stdout) > 90, "queue-proxy, the activator and OpenFaaS's gateway: Go's 90 s"
+
+
 _LOAD = """
 import importlib, importlib.abc, importlib.metadata, sys
 

@@ -1,0 +1,14 @@
+"""How long a function keeps a connection that nobody uses.
+
+Why: behind a function's door are proxies that keep connections for their next request
+(Knative's queue-proxy and activator, OpenFaaS's gateway: Go's ``DefaultTransport``, 90 seconds).
+Who closes first must be the proxy: a request that it sends into a connection just closed
+here fails half-way, and a proxy does not send a body twice. gunicorn's own two seconds are about
+what passes between two partial sums. It must not decide what ends a connection in use.
+"""
+
+from __future__ import annotations
+
+PROXIES_SECONDS = 90
+"""``IdleConnTimeout`` of Go's ``net/http.DefaultTransport``."""
+KEEPALIVE_SECONDS = PROXIES_SECONDS + 10
