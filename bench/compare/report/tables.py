@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.compare.report.wording import number, said, spread
+from bench.compare.report.wording import judged, number, said, spread
 from bench.compare.summary import Run, counting, cpu, wall
 
 Row = Sequence[str]
@@ -36,7 +36,7 @@ def bars(summary: Mapping[str, Any]) -> Table:
     rows, marks = [], []
     for key, f in summary.items():
         missing = f["median"] is None
-        shown = "–" if missing else f"{f['median']:.2f}"
+        shown = "–" if missing else judged(f["median"], f["bar"], f["passed"])
         within = "" if missing else f"[{f['min']:.2f} .. {f['max']:.2f}], n = {f['n']}"
         verdict = "void" if f["void"] else VERDICTS[f["passed"]]
         if missing:

@@ -30,6 +30,18 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{float(text):.0f}" if "e" in text else text
 
 
+def judged(value: float, bar: str | None, passed: bool | None) -> str:
+    """Return a figure with two decimals, more where it would look like the bar that it missed."""
+    digits = 2
+    while bar and passed is False and digits < 6 and float(f"{value:.{digits}f}") == _limit(bar):
+        digits += 1
+    return f"{value:.{digits}f}"
+
+
+def _limit(bar: str) -> float:
+    return float(bar.rpartition(" ")[2])
+
+
 def said(w: Mapping[str, Any]) -> str:
     """Return a workload in a sentence."""
     how = "round by round in turn" if w["together"] else "one side after the other"

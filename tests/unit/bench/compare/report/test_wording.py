@@ -24,6 +24,23 @@ def test_numbers_have_three_digits_and_no_exponent(value: float | None, shown: s
     assert wording.number(value) == shown
 
 
+@pytest.mark.parametrize(
+    ("value", "bar", "passed", "shown"),
+    [
+        (1.9994, "≥ 2", False, "1.999"),
+        (0.15004, "≤ 0.15", False, "0.15004"),
+        (1.9994, "≥ 1.9", True, "2.00"),
+        (1.53, "≥ 1.6", False, "1.53"),
+        (2.0, "≥ 2", True, "2.00"),
+        (2.0, None, None, "2.00"),
+    ],
+)
+def test_what_misses_its_bar_does_not_look_like_it(
+    value: float, bar: str | None, passed: bool | None, shown: str
+) -> None:
+    assert wording.judged(value, bar, passed) == shown
+
+
 def test_spread() -> None:
     assert wording.spread([1.0, 3.0, 2.0]) == "2 [1 .. 3]"
     assert wording.spread([]) == "–"
