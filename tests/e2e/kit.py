@@ -585,13 +585,23 @@ class Job:
             assert retried, f"{answer.status} {answer.json}\n{self.platform.logs()}"
             time.sleep(0.05)
 
+    def placed(self, client: int) -> str:
+        """Ask where a client's update goes: again, as clients do, while the gateway is away."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                url: str = self.current(client)["upload_url"]
+                return url
+            except Unavailable:
+                assert time.monotonic() < deadline, self.platform.logs()
+                time.sleep(0.05)
+
     def deliver_all(self, round_number: int, clients: range | None = None) -> None:
         """Deliver all clients' updates of a round at once, each to the node placed for it."""
         everybody = range(self.clients) if clients is None else clients
 
         def one(client: int) -> None:
-            url = self.current(client)["upload_url"]
-            self.deliver(client, round_number, url=url)
+            self.deliver(client, round_number, url=self.placed(client))
 
         with ThreadPoolExecutor(max(1, len(everybody))) as threads:
             list(threads.map(one, everybody))
