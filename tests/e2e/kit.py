@@ -513,13 +513,15 @@ class Job:
         return rounds
 
     def model(self, version: int | None = None, node: int = 0) -> Arrays:
-        """Return a model version; raises HttpError if it is not there."""
+        """Return a model version; raises Unavailable where the gateway says to try again."""
         query = "" if version is None else f"?version={version}"
         http = HttpClient(self.platform.gateway_url(node), self.token("reader"))
         answer = http.request("GET", f"/v1/jobs/{self.name}/model{query}")
+        http.close()
+        if answer.status == 503:  # it was just started anew
+            raise Unavailable(str(answer.data))
         assert answer.status == 200, answer.data
         raw = bytes(answer.data)
-        http.close()
         return {k: v.copy() for k, v in views(raw, parse_header(raw, len(raw))).items()}
 
     def stop(self) -> None:
