@@ -1,10 +1,10 @@
 """How long a function keeps a connection that nobody uses.
 
-Why: behind a function's door are proxies that keep connections for their next request
-(Knative's queue-proxy and activator, OpenFaaS's gateway: Go's ``DefaultTransport``, 90 seconds).
-Who closes first must be the proxy: a request that it sends into a connection just closed
-here fails half-way, and a proxy does not send a body twice. gunicorn's own two seconds are about
-what passes between two partial sums. It must not decide what ends a connection in use.
+Why: the proxies before a function keep connections for their next request (Knative's queue-proxy
+and activator for the 90 seconds of Go's ``DefaultTransport``, of which theirs are clones). The
+proxy must be the one that closes: a request that it sends into a connection just closed here
+fails half-way, and a proxy does not send a body twice. gunicorn's own two seconds are about what
+passes between two partial sums. It must not decide what ends a connection in use.
 """
 
 from __future__ import annotations

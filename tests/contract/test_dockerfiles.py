@@ -229,36 +229,30 @@ def test_starts_as_the_local_platform_starts_it(repo: Path, name: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_listens_on_the_port_that_the_platform_names(repo: Path, name: str) -> None:
-    code = f"from functions.{name} import gunicorn_conf; print(gunicorn_conf.bind)"
-    env = {"PATH": "/usr/bin:/bin", **environment(repo / "functions" / name / "Dockerfile")}
+def gunicorn_setting(repo: Path, name: str, setting: str, **env: str) -> str:
+    """Return what a function's gunicorn is told, in its image's environment."""
+    code = f"from functions.{name} import gunicorn_conf; print(gunicorn_conf.{setting})"
+    image = environment(repo / "functions" / name / "Dockerfile")
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=repo,
-        env=env | {"PORT": "8012"},
+        env={"PATH": "/usr/bin:/bin"} | image | env,
         capture_output=True,
         text=True,
         timeout=30,
         check=True,
     )
-    assert done.stdout == "0.0.0.0:8012\n"
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_listens_on_the_port_that_the_platform_names(repo: Path, name: str) -> None:
+    assert gunicorn_setting(repo, name, "bind", PORT="8012") == "0.0.0.0:8012"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_keeps_idle_connections_longer_than_the_proxies_before_it(repo: Path, name: str) -> None:
-    code = f"from functions.{name} import gunicorn_conf; print(gunicorn_conf.keepalive)"
-    env = {"PATH": "/usr/bin:/bin", **environment(repo / "functions" / name / "Dockerfile")}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=repo,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    assert float(done.stdout) > 90, "queue-proxy, the activator and OpenFaaS's gateway: Go's 90 s"
+    assert float(gunicorn_setting(repo, name, "keepalive")) > 90, "Go's proxies keep them for 90 s"
 
 
 _LOAD = """

@@ -33,13 +33,11 @@ def number(value: float | None, digits: int = 3) -> str:
 def judged(value: float, bar: str | None, passed: bool | None) -> str:
     """Return a figure with two decimals, more where it would look like the bar that it missed."""
     digits = 2
-    while bar and passed is False and digits < 6 and float(f"{value:.{digits}f}") == _limit(bar):
-        digits += 1
+    if bar and passed is False:
+        limit = float(bar.rpartition(" ")[2])
+        while digits < 6 and float(f"{value:.{digits}f}") == limit:
+            digits += 1
     return f"{value:.{digits}f}"
-
-
-def _limit(bar: str) -> float:
-    return float(bar.rpartition(" ")[2])
 
 
 def said(w: Mapping[str, Any]) -> str:
