@@ -17,6 +17,9 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import NamedTuple, Self
 
+import urllib3
+
+from lifl import congestion
 from lifl.client.splice import Splicer
 
 MP = mp.get_context("fork")
@@ -112,8 +115,8 @@ def _serve(pipe: Connection, document: bytes) -> None:
 
 def _send(host: str, port: int, request_head: bytes, document: bytes) -> Sent:
     started = time.monotonic()
-    with socket.create_connection((host, port)) as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), *congestion.options(host)]
+    with urllib3.util.connection.create_connection((host, port), socket_options=options) as sock:
         if request_head:
             sock.sendall(request_head)
         with contextlib.closing(Splicer(sock)) as splicer:

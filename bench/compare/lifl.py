@@ -263,6 +263,8 @@ def _stand_ins(nodes: int, dataplane: str, *, several: bool, behind: bool) -> tu
     found = [
         "loopback in place of a network; no TLS (flatters it)",
         "clients send out of the memory where an update lies, as its SDK does (flatters it)",
+        "its clients' and gateways' connections are not paced within a machine, by a socket "
+        "option; other sides' are where the system's congestion control is BBR (flatters it)",
         "tokens, checks of every value and each client's asking for its work are within its "
         "rounds or its CPU (wrongs it)",
         kept,

@@ -21,6 +21,7 @@ SETTLE_SECONDS, LOOK_SECONDS = 2.0, 0.1
 QUIET_PERCENT = 10.0
 COPIED, COPIES = 64 << 20, 7
 """Bytes, more than caches hold, and how often."""
+CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 
 def copying(nbytes: int, times: int) -> float:
@@ -87,5 +88,6 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "kernel": os.uname().release,
+        "congestion": CONGESTION.read_text().strip(),
         "load": round(os.getloadavg()[0], 2),
     }

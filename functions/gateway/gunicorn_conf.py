@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 from functions.gateway.buffers import hold
+from lifl import congestion
 from lifl.booting import hear_signals, hold_signals
 from lifl.keepalive import KEEPALIVE_SECONDS
 from lifl.limits import allow_most_files
@@ -19,7 +20,8 @@ from lifl.limits import allow_most_files
 allow_most_files()  # the worker inherits it
 
 wsgi_app = "functions.gateway.app:app"
-bind = f"{os.environ.get('LIFL_HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
+host = os.environ.get("LIFL_HOST", "127.0.0.1")
+bind = f"{host}:{os.environ.get('PORT', '8080')}"
 workers = 1
 worker_class = "functions.gateway.worker.GatewayWorker"
 worker_connections = int(os.environ.get("LIFL_CONNECTIONS", "16384"))
@@ -34,6 +36,8 @@ post_worker_init = hear_signals
 
 
 def when_ready(server: Any) -> None:
-    """Let accepted connections inherit a large receive buffer."""
+    """Let accepted connections inherit a large receive buffer, and no pacing within a machine."""
     for listener in server.LISTENERS:
         hold(listener.sock)
+        for option in congestion.options(host):
+            listener.sock.setsockopt(*option)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import urllib3
 
+from lifl import congestion
 from lifl.client.splice import WORTH, Splicer
 from lifl.errors import ConfigError, PermanentError, Unavailable
 
@@ -219,23 +220,19 @@ class _Connection(urllib3.connection.HTTPConnection):
 
 
 def _pool(base_url: str, ingress: str, connections: int) -> urllib3.HTTPConnectionPool:
+    url = urllib3.util.parse_url(base_url)
+    to = urllib3.util.parse_url(f"//{ingress}") if ingress else url
+    usual = urllib3.connection.HTTPConnection.default_socket_options
+    options = [*usual, *congestion.options(to.host or "")]
+    settings: dict[str, Any] = {"maxsize": connections, "retries": False, "socket_options": options}
     if not ingress:
-        return urllib3.connection_from_url(
-            base_url, maxsize=connections, block=False, retries=False
-        )
-    url, to = urllib3.util.parse_url(base_url), urllib3.util.parse_url(f"//{ingress}")
+        return urllib3.connection_from_url(base_url, **settings)
     if not url.host or not to.host:
         raise ConfigError(f"{ingress!r} is not the HOST:PORT of an ingress")
     if url.scheme == "https":
-        return urllib3.HTTPSConnectionPool(
-            to.host,
-            to.port or 443,
-            maxsize=connections,
-            retries=False,
-            server_hostname=url.host,
-            assert_hostname=url.host,
-        )
-    return urllib3.HTTPConnectionPool(to.host, to.port or 80, maxsize=connections, retries=False)
+        settings |= {"server_hostname": url.host, "assert_hostname": url.host}
+        return urllib3.HTTPSConnectionPool(to.host, to.port or 443, **settings)
+    return urllib3.HTTPConnectionPool(to.host, to.port or 80, **settings)
 
 
 class NotRouted(Unavailable):

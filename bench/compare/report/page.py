@@ -152,10 +152,12 @@ def _point(run: Run, summary: Mapping[str, Any]) -> str:
 
 def _lead(run: Run) -> str:
     m = run["machine"]
+    paced = f", TCP's congestion control {m['congestion']}" if "congestion" in m else ""
     return (
         f"One {'quick ' if run.get('quick') else ''}run of {run['seconds'] / 60:.0f} minutes on "
         f"{run.get('date', 'an unknown day')}: {m['cpu']}, {m['cores']} cores, "
-        f"{m['memory_gb']:.0f} GB, Linux {m['kernel']}; clients are processes of the same machine. "
+        f"{m['memory_gb']:.0f} GB, Linux {m['kernel']}{paced}; clients are processes of the "
+        "same machine. "
         f"Noise: {wording.noise(run)}."
     )
 

@@ -102,6 +102,7 @@ def pristine() -> Made:
             "cores": 2,
             "memory_gb": 24.0,
             "kernel": "6.1",
+            "congestion": "bbr",
             "load": 0.1,
         },
         "seconds": 100.0,

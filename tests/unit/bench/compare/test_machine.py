@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from bench.compare.machine import (
@@ -9,6 +10,7 @@ from bench.compare.machine import (
     SETTLE_SECONDS,
     copying_speed,
     join_free_memory,
+    machine,
     settle,
 )
 
@@ -22,6 +24,15 @@ def test_the_kernel_is_asked(tmp_path: Path) -> None:
 
 def test_who_may_not_ask_goes_on_without(tmp_path: Path) -> None:
     assert not join_free_memory(tmp_path / "nobody" / "compact_memory")
+
+
+def test_what_a_reader_must_know() -> None:
+    known = machine()
+    assert known["kernel"] == os.uname().release
+    assert (
+        known["congestion"]
+        in Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+    )
 
 
 def test_memory_s_speed_is_measured() -> None:
