@@ -29,17 +29,21 @@ from lifl.errors import Unavailable
 
 log = logging.getLogger("lifl.agent")
 
+ENDING = (signal.SIGTERM, signal.SIGINT)
+
 
 class Agent:
     """Owns the node's switch, pools and sockets while it runs.
 
-    SIGTERM and SIGINT end the node's data plane; SIGHUP leaves it to the next
-    agent, as a crash or a start that fails does.
+    SIGTERM and SIGINT end the node's data plane, when the start is over if they come before:
+    until then nobody could take away what the last agent, or this one, has pinned. SIGHUP leaves
+    it to the next agent, as a crash or a start that fails does.
     """
 
     def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
         self._leave = False
+        self._ending = False
         self._told = False
         """Whether it ends because it was told to; what it cannot go on from is the next one's."""
 
@@ -53,6 +57,8 @@ class Agent:
         ConfigError
             if the data plane cannot be had.
         """
+        for number in ENDING:
+            signal.signal(number, self._end_soon)
         seal_process()
         with contextlib.ExitStack() as ending:
             self._run(ending)
@@ -77,12 +83,17 @@ class Agent:
         server.listen()
         if remote is not None:
             remote.start()
-        server.stop_on(signal.SIGTERM, signal.SIGINT)
+        server.stop_on(*ENDING)
+        if self._ending:
+            server.stop()
         signal.signal(signal.SIGHUP, lambda *_: self._leave_running(server))
         log.info("node %s: start %d, %s data plane", settings.node, node.epoch, switch.name)
         health.waiting_for = ""
         server.run()
         self._told = True
+
+    def _end_soon(self, *_: object) -> None:
+        self._ending = True
 
     def _end(self, node: Node, server: Server, health: Health) -> None:
         health.waiting_for = "its successor: it is shutting down"

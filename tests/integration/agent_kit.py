@@ -54,14 +54,25 @@ class Agent:
 
     def start(self, *, tree: Path = ROOT, through: Sequence[str] = (), **env: str) -> None:
         """Start the agent of ``tree``; ``through`` is a command that becomes it."""
+        self.begin(tree=tree, through=through, **env)
+        until(self.answers, 20.0)
+
+    def begin(self, *, tree: Path = ROOT, through: Sequence[str] = (), **env: str) -> None:
+        """Start it, and do not wait until it serves."""
         self.process = subprocess.Popen(
             [*through, sys.executable, "-m", "ebpf.agent"],
             env=self.env | {"PYTHONPATH": str(ROOT)} | env,
             cwd=tree,
         )
-        until(self._answers, 20.0)
 
-    def _answers(self) -> bool:
+    def hears(self) -> bool:
+        """Whether SIGTERM does more than to end the process."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        caught = next(r for r in status.splitlines() if r.startswith("SigCgt:")).split()[1]
+        return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+    def answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, "the agent ended"
         try:

@@ -155,3 +155,17 @@ def test_a_version_that_comes_and_goes_leaves_no_slot_behind(
     take_one(leaf)
     until(lambda: agent.admin.pools()[JOB].free == GEOMETRY.slots - 2)  # the update and its sum
     gateway.close()
+
+
+def test_told_to_end_while_it_starts_it_leaves_nothing(agent: Agent) -> None:
+    """Of the agent before it, which was killed; nobody else is there to take it away."""
+    pins = agent.socket.parent / "bpf"
+    agent.stop(signal.SIGKILL)
+    assert pins.is_mount()
+    agent.begin()
+    until(agent.hears, 10.0)
+    assert not agent.answers()
+    agent.stop()
+    assert agent.process is not None
+    assert agent.process.returncode == 0
+    assert not pins.exists()
