@@ -2,7 +2,7 @@
 
 Why: a system may have BBR as its congestion control, which lets timers pace every connection to
 the bandwidth it has seen. Within a machine there is no link to share, only timers to wait for:
-rounds of 8 x 45 MB took 13 to 15 % longer so than with Reno, which every Linux has and every user
+rounds of 8 x 45 MB took 10 to 15 % longer so than with Reno, which every Linux has and every user
 may choose. To other machines the system's own choice stands. It must not know what is sent.
 """
 

@@ -35,7 +35,7 @@ ENDING = (signal.SIGTERM, signal.SIGINT)
 class Agent:
     """Owns the node's switch, pools and sockets while it runs.
 
-    SIGTERM and SIGINT end the node's data plane, when the start is over if they come before:
+    SIGTERM and SIGINT end the node's data plane, when the start is over if they come during it:
     until then nobody could take away what the last agent, or this one, has pinned. SIGHUP leaves
     it to the next agent, as a crash or a start that fails does.
     """

@@ -67,7 +67,7 @@ def test_a_clients_connections(
             by_reference=by_reference,
         )
         connection = client._pool._new_conn()
-        if expected is None:  # a name that means this machine all the same: not looked up twice
+        if expected is None:  # the name is nobody's: who listens is here all the same
             connection._dns_host = "127.0.0.1"
         connection.connect()
         try:

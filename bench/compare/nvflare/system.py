@@ -27,7 +27,6 @@ VENV = peer.Venv("nvflare", "nvflare")
 BIRTH = Path(__file__).with_name("birth")
 UP_SECONDS = 45.0
 """It takes ten; now and then one of its clients is reset at the start, and it waits for ever."""
-TRIES = 2
 ROUND_SECONDS = 600.0
 
 
@@ -54,17 +53,13 @@ class NVFlare(peer.Peer):
     )
 
     def _start(self, stack: contextlib.ExitStack) -> None:
-        for tries_left in reversed(range(TRIES)):
-            try:
-                self._come_up(stack)
-            except Stuck:
-                if not tries_left:
-                    raise
-            else:
-                return
+        try:
+            self._come_up(stack)
+        except Stuck:
+            self._come_up(stack)
 
     def _come_up(self, stack: contextlib.ExitStack) -> None:
-        """Start it once; raises Stuck or RuntimeError, and nothing of it is left then."""
+        """Start it once; raises Stuck or RuntimeError, with the simulator ended."""
         with contextlib.ExitStack() as own:
             home = Path(tempfile.mkdtemp(prefix="lifl-nvflare-"))
             own.callback(shutil.rmtree, home, ignore_errors=True)

@@ -57,7 +57,7 @@ def test_only_a_clients_process_leaves_at_birth(tmp_path):
     assert run(tmp_path, "-m", worker).isdigit()  # though there is no such module
 
 
-@pytest.mark.parametrize(("program", "tries"), [("sleep", system.TRIES), ("true", 1)])
+@pytest.mark.parametrize(("program", "tries"), [("sleep", 2), ("true", 1)])
 def test_a_simulator_that_is_stuck_is_started_again(monkeypatch, tmp_path, program, tries):
     started = []
 
