@@ -95,3 +95,8 @@ def agent_socket(run_dir: Path, node: str) -> Path:
 def admin_socket(run_dir: Path, node: str) -> Path:
     """Return the path of a node agent's admin socket (owner only)."""
     return node_dir(run_dir, node) / ADMIN_SOCKET
+
+
+def pin_dir(run_dir: Path, node: str) -> Path:
+    """Return where a node's kernel maps and program are pinned, unless its agent is told else."""
+    return node_dir(run_dir, node) / "bpf"

@@ -65,7 +65,7 @@ class Agent:
 
     def _run(self, ending: contextlib.ExitStack) -> None:
         settings = self._settings
-        ending.callback(os.close, _take_node(settings.state_file.with_suffix(".lock")))
+        ending.callback(os.close, _take_node(settings.lock_file))
         health = Health(settings.admin_socket)
         if settings.metrics_port:
             self._open_web(health, ending)
@@ -131,11 +131,34 @@ class Agent:
     def _clear(self, node: Node) -> None:
         for endpoint in node.registry:
             node.switch.unplug(endpoint.number)
-        self._settings.state_file.unlink(missing_ok=True)
-        if self._settings.dataplane == "ebpf":
-            from ebpf.agent import pins
+        _forget(self._settings)
 
-            pins.remove(self._settings.pin_dir)
+
+def clear(settings: AgentSettings) -> None:
+    """Take away what an agent left of its node that ended without being told to.
+
+    For whoever ends a platform while no agent of the node is there to do it itself.
+
+    Raises
+    ------
+    Unavailable
+        if an agent serves the node.
+    OSError
+        if something of it cannot be taken away.
+    """
+    lock = _take_node(settings.lock_file)
+    try:
+        _forget(settings)
+    finally:
+        os.close(lock)
+
+
+def _forget(settings: AgentSettings) -> None:
+    settings.state_file.unlink(missing_ok=True)
+    if settings.dataplane == "ebpf":
+        from ebpf.agent import pins
+
+        pins.remove(settings.pin_dir)
 
 
 def _take_node(path: Path) -> int:

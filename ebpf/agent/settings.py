@@ -57,6 +57,11 @@ class AgentSettings:
         """Where the agent remembers what outlives it."""
         return naming.node_dir(self.run_dir, self.node) / "agent.json"
 
+    @property
+    def lock_file(self) -> Path:
+        """Who has it locked serves the node."""
+        return self.state_file.with_suffix(".lock")
+
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> AgentSettings:
         """Read the LIFL_* variables; raises ConfigError."""
@@ -69,7 +74,7 @@ class AgentSettings:
             run_dir=run_dir,
             agent_socket=read(env, "LIFL_AGENT_SOCKET", Path, naming.agent_socket(run_dir, node)),
             admin_socket=read(env, "LIFL_ADMIN_SOCKET", Path, naming.admin_socket(run_dir, node)),
-            pin_dir=read(env, "LIFL_PIN_DIR", Path, naming.node_dir(run_dir, node) / "bpf"),
+            pin_dir=read(env, "LIFL_PIN_DIR", Path, naming.pin_dir(run_dir, node)),
             dataplane=read(env, "LIFL_DATAPLANE", dataplane, "ebpf"),
             bpf_object=read(env, "LIFL_BPF_OBJECT", Path, None),
             metrics_host=read(env, "LIFL_METRICS_HOST", str, "127.0.0.1"),

@@ -14,14 +14,16 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lifl import naming
 from lifl.errors import ConfigError
 from lifl.platform import probe
-from lifl.platform.local import CHECKOUT
+from lifl.platform.local import CHECKOUT, base_environment
 from lifl.platform.paths import Paths, read_json, write_json
 from lifl.platform.processes import ProcessId, become_subreaper, kill_group, stop
 from lifl.platform.restarts import Restarts
@@ -222,7 +224,27 @@ def end_all(paths: Paths) -> None:
         path.unlink()
     for kind in reversed(START_ORDER):
         end(kind)
+    _clear_after_killed_agents(paths)
     paths.platform_file.unlink(missing_ok=True)
+
+
+def _clear_after_killed_agents(paths: Paths) -> None:
+    """Take what they pinned out of the kernel; an agent that was told to end has done it itself."""
+    for directory in paths.run.iterdir() if paths.run.is_dir() else ():
+        node = directory.name
+        if not naming.pin_dir(paths.run, node).is_mount():
+            continue
+        with paths.log(f"clear-{node}").open("ab") as log:
+            subprocess.run(
+                (sys.executable, "-m", "ebpf.agent", "--clear"),
+                env=base_environment(os.environ)
+                | {"LIFL_RUN_DIR": str(paths.run), "LIFL_NODE": node},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                check=False,  # its log says why; the platform has ended all the same
+            )
 
 
 def log_tail(path: Path, lines: int = TAIL_LINES) -> list[str]:

@@ -86,6 +86,18 @@ class Agent:
         self.process.wait(10.0)
         self.admin.close()
 
+    def clear(self) -> subprocess.CompletedProcess[str]:
+        """Have what a killed one left taken away."""
+        return subprocess.run(
+            [sys.executable, "-m", "ebpf.agent", "--clear"],
+            env=self.env | {"PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20.0,
+        )
+
     def open_fds(self) -> int:
         assert self.process is not None
         proc = Path(f"/proc/{self.process.pid}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lifl import naming
 from lifl.dataplane.registration import Registration
 from lifl.errors import NotDelivered, RegistrationError
 from lifl.store import SlotKind, SlotState
@@ -16,6 +17,7 @@ from lifl.store import SlotKind, SlotState
 from .agent_kit import (
     GEOMETRY,
     JOB,
+    NODE,
     PAIR,
     ROOT,
     Agent,
@@ -169,3 +171,19 @@ def test_told_to_end_while_it_starts_it_leaves_nothing(agent: Agent) -> None:
     assert agent.process is not None
     assert agent.process.returncode == 0
     assert not pins.exists()
+
+
+def test_what_a_killed_one_left_can_be_cleared_but_not_under_one_that_serves(agent: Agent) -> None:
+    pins = naming.pin_dir(agent.socket.parent.parent, NODE)
+    refused = agent.clear()
+    assert refused.returncode == 1
+    assert "another agent serves this node" in refused.stderr
+    assert agent.answers()
+    agent.stop(signal.SIGKILL)
+    assert pins.is_mount()
+    cleared = agent.clear()
+    assert cleared.returncode == 0, cleared.stderr
+    assert not pins.exists()
+    agent.start()
+    assert agent.admin.info()["epoch"] == 1
+    assert not agent.admin.pools()

@@ -19,7 +19,7 @@ from lifl.dataplane import registration as registration_module
 from lifl.dataplane.admin import AgentAdmin
 from lifl.dataplane.registration import Registration
 from lifl.errors import LiflError
-from lifl.naming import admin_socket, agent_socket, node_dir
+from lifl.naming import admin_socket, agent_socket, node_dir, pin_dir
 from lifl.store import PoolGeometry, Seal, SlotKind, SlotRef
 from lifl.topology import Level, Plan, Role, Timing
 from lifl.update import Schema, iter_document
@@ -175,6 +175,10 @@ class Node:
         stuck = [name for name, process in self.processes.items() if not _ended(process)]
         agent.terminate()
         stuck += [] if _ended(agent) else ["agent"]
+        if agent.returncode:  # a test killed it
+            clear = [sys.executable, "-m", "ebpf.agent", "--clear"]
+            subprocess.run(clear, env=self.env, cwd="/", check=True)
+        assert not pin_dir(self.run, NODE).exists()
         assert not stuck, "\n".join(self.log(name) for name in stuck)
 
 

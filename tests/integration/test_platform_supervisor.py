@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from lifl import naming
 from lifl.platform import running
 from lifl.platform.paths import Paths
 from lifl.platform.processes import ProcessId
 from lifl.platform.supervisor import log_tail
+
+from .agent_kit import NODE, Agent
 
 PROGRAM = """
 import sys
@@ -160,6 +163,22 @@ def test_what_a_killed_supervisor_left_is_found_and_ended(run: Callable[..., Run
     assert not gone(pid)
     running.clear(r.paths)
     assert gone(pid)
+
+
+@pytest.mark.ebpf
+def test_what_a_killed_agent_left_in_the_kernel_goes_with_the_platform(
+    run: Callable[..., Run],
+) -> None:
+    r = run("sleep")
+    r.read_until("READY")
+    agent = Agent(r.paths.run, "ebpf")
+    agent.start()
+    agent.stop(signal.SIGKILL)
+    pins = naming.pin_dir(r.paths.run, NODE)
+    assert pins.is_mount()
+    r.process.terminate()
+    r.read_until("ENDED")
+    assert not pins.exists()
 
 
 def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
