@@ -201,8 +201,13 @@ class _Run:
         }
         self.runner.others["handoff"] = handoffs(
             {
-                key: (result.seconds(way, what), result.seconds("lifl", what), module.PATHS[way])
+                f"{key}{of}": (
+                    result.seconds(way, what),
+                    result.seconds(f"lifl{of}", what),
+                    module.PATHS[way],
+                )
                 for key, (way, what) in samples.items()
+                for of in ("", "_two_passes")
             },
             [asdict(r) | {"holds": r.holds} for r in module.references(result)],
             stand_ins=list(result.stand_ins),

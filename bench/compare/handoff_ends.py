@@ -1,8 +1,9 @@
 """The processes between which a partial sum is handed over, and how each way is gone.
 
 Why: :mod:`bench.compare.handoff` says what is measured; the two functions' work is here: a
-producer that adds its last input and hands the result on, and the next aggregator on LIFL's
-path (by value it is :mod:`bench.compare.vanilla.adder`). It must not judge what it sees.
+producer that has its last input and hands the result on, and the next aggregator on LIFL's
+path (by value it is :mod:`bench.compare.vanilla.adder`). On that path they do what
+:mod:`functions.aggregator.machine` has aggregators do. It must not judge what it sees.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ from functions.aggregator.blas import F32, Kernel, best_kernel
 from functions.aggregator.team import Team, processors
 from lifl.dataplane import open_channel
 from lifl.dataplane.api import Channel
-from lifl.store import Pool, PoolGeometry, Seal, SlotKind, SlotRef
+from lifl.store import Pool, PoolGeometry, Seal, SlotEntry, SlotKind, SlotRef
 from lifl.wire import Descriptor, Kind, Opcode, RouteType, pages_of
 
 PRODUCER, CONSUMER, DOMAIN = 1, 2, 1
+OBJECTS = {"lifl": 2, "lifl_two_passes": 1}
+"""How many objects are handed over: the output and the last input beside it, or the output alone.
+The descriptors' assignment says which."""
 WEIGHTS = (0.75, 0.25)
 """Of the producer's two inputs; the consumer weighs by 1, as it gets a weighted sum."""
 MEMORY = 6
@@ -80,7 +84,7 @@ class Ends:
         """Have the last one added and the result handed over; return what both saw."""
         self._producer.send(("hand over", way))
         told = _hear(self._producer) | {"before": self._before}
-        if way == "lifl":
+        if way in OBJECTS:
             return told | _hear(self._consumer)
         headers = self._dispatcher.hear()["headers"] if way == "vanilla" else told["headers"]
         return told | {
@@ -162,9 +166,9 @@ class _Lifl:
 
 @contextlib.contextmanager
 def _lifl(nbytes: int) -> Iterator[_Lifl]:
-    geometry = PoolGeometry(1, -(-nbytes // 4096) * 4096, 4096)
+    geometry = PoolGeometry(2, -(-nbytes // 4096) * 4096, 4096)
     with contextlib.ExitStack() as stack:
-        pool = Pool.create("handoff", geometry, prefault_slots=1)
+        pool = Pool.create("handoff", geometry, prefault_slots=2)
         stack.callback(pool.close)
         switch = KernelSwitch.open()
         stack.callback(switch.close)
@@ -183,7 +187,9 @@ def _produce(pipe: Connection, elements: int, lifl: _Lifl, ingress: int, direct:
     kernel = hurried()
     first, last = inputs(elements)
     own: F32 = np.ones(elements, np.float32)
-    np.frombuffer(lifl.pool.floats(0), np.float32)[:] = 1.0  # mapped here from now on
+    for slot in (0, 1):
+        np.frombuffer(lifl.pool.floats(slot), np.float32)[:] = 1.0  # mapped here from now on
+    update = _upload(lifl.pool, last)
     ref = SlotRef(0, 0)
     output = own
     pipe.send({"ready": True})
@@ -191,20 +197,27 @@ def _produce(pipe: Connection, elements: int, lifl: _Lifl, ingress: int, direct:
         do, way = pipe.recv()
         if do == "prepare":
             output = own
-            if way == "lifl":
-                ref = lifl.pool.reserve(SlotKind.PARTIAL, PRODUCER, 1)
+            if way in OBJECTS:
+                ref = lifl.pool.reserve(SlotKind.PARTIAL, PRODUCER, OBJECTS[way])
                 output = lifl.pool.floats(ref.slot)[:elements]
             began = time.monotonic()
             kernel.axpby(WEIGHTS[0], first, 0.0, output)
             pipe.send({"before": time.monotonic() - began})
             continue
         told: dict[str, Any] = {"started": time.monotonic()}
-        kernel.axpby(WEIGHTS[1], last, 1.0, output)
-        told["produced"] = time.monotonic()
         if way == "lifl":
-            lifl.pool.seal(ref, PRODUCER, Seal(1, 1.0, HEADER_BYTES, 4 * elements))
-            pages = pages_of(4 * elements)
-            lifl.sender.send(Descriptor(Opcode.OBJECT, ref.slot, ref.generation, 1, pages))
+            lifl.pool.take(update, PRODUCER)
+        else:
+            kernel.axpby(WEIGHTS[1], last, 1.0, output)
+        told["produced"] = time.monotonic()
+        if way in OBJECTS:
+            lifl.pool.seal(ref, PRODUCER, Seal(1, WEIGHTS[0], HEADER_BYTES, 4 * elements))
+            if way == "lifl":
+                lifl.pool.untake(update, PRODUCER)
+            pages, objects = pages_of(4 * elements), OBJECTS[way]
+            for slot, generation in (ref, update)[:objects]:
+                d = Descriptor(Opcode.OBJECT, slot, generation, objects, pages)
+                lifl.sender.send(d)
         else:
             connection = network.connect(ingress) if way == "vanilla" else None
             told["headers"] = _post(
@@ -212,6 +225,14 @@ def _produce(pipe: Connection, elements: int, lifl: _Lifl, ingress: int, direct:
                 output.data.cast("B"),
             )
         pipe.send(told)
+
+
+def _upload(pool: Pool, last: F32) -> SlotRef:
+    """Put the producer's last input where its gateway would have."""
+    ref = pool.reserve(SlotKind.UPDATE, PRODUCER, OBJECTS["lifl"])
+    pool.floats(ref.slot)[: len(last)] = last
+    pool.seal(ref, PRODUCER, Seal(2, WEIGHTS[1], HEADER_BYTES, 4 * len(last)))
+    return ref
 
 
 def _post(sock: Any, payload: memoryview) -> dict[str, str]:
@@ -236,19 +257,32 @@ def _consume(pipe: Connection, elements: int, lifl: _Lifl) -> None:
     """Be the next aggregator on LIFL's path."""
     kernel = hurried()
     total: F32 = np.zeros(elements, np.float32)
-    total += lifl.pool.floats(0)[:elements] * np.float32(0)  # both mapped here from now on
+    for slot in (0, 1):
+        total += lifl.pool.floats(slot)[:elements] * np.float32(0)  # all mapped here from now on
     where = mean.places(elements)
     poll = select.poll()
     poll.register(lifl.receiver.fileno(), select.POLLIN)
     pipe.send({"ready": True})
     while True:
-        poll.poll()
-        for descriptor in lifl.receiver.recv(0):
-            ref = SlotRef(descriptor.slot, descriptor.generation)
-            lifl.pool.take(ref, CONSUMER)
-            floats = lifl.pool.floats(ref.slot)[:elements]
-            viewed = time.monotonic()
-            kernel.axpby(1.0, floats, 1.0, total)
+        wanted, found, began = 1, 0, 0.0
+        while found < wanted:
+            poll.poll()
+            taken: list[tuple[SlotRef, SlotEntry]] = []
+            while descriptors := lifl.receiver.recv(0):
+                for d in descriptors:
+                    wanted, ref = d.assignment, SlotRef(d.slot, d.generation)
+                    taken.append((ref, lifl.pool.take(ref, CONSUMER)))
+            began = began or time.monotonic()
+            kernel.add(
+                [(_weight(e), lifl.pool.floats(r.slot)[:elements]) for r, e in taken], 1.0, total
+            )
             added = time.monotonic()
-            lifl.pool.release(ref, CONSUMER)
-            pipe.send({"viewed": viewed, "added": added, "elements": total[where]})
+            for ref, entry in taken:
+                update = entry.kind is SlotKind.UPDATE  # the producer's, for the next time
+                (lifl.pool.untake if update else lifl.pool.release)(ref, CONSUMER)
+            found += len(taken)
+        pipe.send({"viewed": began, "added": added, "elements": total[where]})
+
+
+def _weight(entry: SlotEntry) -> float:
+    return entry.weight if entry.kind is SlotKind.UPDATE else 1.0

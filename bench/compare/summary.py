@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from bench.figures import Bar, at_least, at_most
@@ -128,21 +128,21 @@ def handoffs(
     return found
 
 
-def _handoffs(run: Run) -> Iterator[Figure]:
+def _handoffs(run: Run, of: str = "", how: str = "") -> Iterator[Figure]:
     given = run.get("handoff", {})
     for key, what, limit in (
         ("handoff_vanilla_over_lifl", "one 233 MB partial: vanilla with Redis over LIFL, time", 12),
         ("handoff_cpu_vanilla_over_lifl", "the same, CPU", 12),
         ("handoff_direct_over_lifl", "plain HTTP through one sidecar over LIFL, time", 5),
     ):
-        found = given.get(key)
+        found = given.get(key + of)
+        figure = Figure(key + of, what + how, at_least(limit))
         if found is None:
             why = run.get("lost", {}).get("handoff", "the hand-off was not run")
-            yield Figure(key, what, at_least(limit), missing=why)
+            yield replace(figure, missing=why)
             continue
         notes = {k: v for k, v in found.items() if k not in ("samples", "void")}
-        void = found.get("void", "")
-        yield Figure(key, what, at_least(limit), found["samples"], void=void, notes=notes)
+        yield replace(figure, samples=found["samples"], void=found.get("void", ""), notes=notes)
 
 
 def _rounds(run: Run) -> Iterator[Figure]:
@@ -171,6 +171,8 @@ def _training(run: Run) -> Iterator[Figure]:
 
 
 def _unjudged(run: Run) -> Iterator[Figure]:
+    for figure in _handoffs(run, "_two_passes", ", its producer adding the last input itself"):
+        yield replace(figure, bar=None)
     for key, side in (
         ("round_vanilla_warm_over_lifl", "vanilla-warm"),
         ("round_flower_inprocess_over_lifl", "flower-inprocess"),

@@ -14,6 +14,8 @@ Rules held here:
   and divide once, at the top, so both give the same mean.
 - The goal, a number of client updates, is a hint. An output is sealed when it covers
   so many or on a flush; what arrives later starts another partial of the assignment.
+- What waits together is added in one pass. The input that completes a sum for another
+  aggregator of this node is not added here but sent on beside it, to be added there with it.
 - Added inputs stay leased until an output that covers them is sealed. An aggregator that
   holds many, or several when the pool runs out of slots, *compacts*: it seals what it
   has, which frees them, and takes that partial as the first input of the next sum.
@@ -30,6 +32,7 @@ from dataclasses import dataclass, field
 
 from functions.aggregator.steps import (
     Add,
+    Drained,
     Event,
     Fenced,
     Flush,
@@ -92,6 +95,7 @@ class Machine:
         self._roles: dict[int, RoleRow] = {}
         self._sums: dict[int, _Sum] = {}
         self._parked: list[SlotRef] = []
+        self._draining = False
 
     @property
     def open(self) -> tuple[int, ...]:
@@ -105,8 +109,12 @@ class Machine:
     def on(self, event: Event) -> list[Instruction]:  # noqa: PLR0911  one return an event
         """Return what to do about ``event``, in order."""
         match event:
-            case Received(descriptor):
+            case Received(descriptor, more):
+                self._draining = more
                 return self._received(descriptor)
+            case Drained():
+                self._draining = False
+                return [step for total in self._sums.values() for step in self._advance(total)]
             case Taken():
                 return self._taken(event)
             case Opened(assignment, output):
@@ -164,6 +172,8 @@ class Machine:
         return ""
 
     def _advance(self, total: _Sum) -> list[Instruction]:
+        if self._draining and not total.compacting and total.inputs < MOST_INPUTS:
+            return []  # what comes with it is added in the same pass
         role = self._roles.get(total.assignment, _NO_ROLE)
         done = total.flushing or 0 < role.goal <= len(total.cover)
         eager = role.timing != LAZY
@@ -173,30 +183,49 @@ class Machine:
             return []
         if total.output is None:
             return [OpenOutput(total.assignment, total.schema, total.span)]
+        if done and self._passes_on(total, role):
+            return [self._seal(total, total.output, mean=False, last=total.waiting[0])]
         mean = done and role.final and total.weight > 0
         steps: list[Instruction] = []
-        for i, item in enumerate(total.waiting):
-            last = i == len(total.waiting) - 1
-            divide_by = total.weight if mean and last else 1.0
-            total.divided = mean and last
-            steps.append(Add(total.assignment, item.ref, item.entry, divide_by, hurry=done))
-            total.added.append(item.ref)
-        total.waiting.clear()
+        if total.waiting:
+            total.divided = mean
+            divide_by = total.weight if mean else 1.0
+            inputs = tuple((item.ref, item.entry) for item in total.waiting)
+            steps.append(Add(total.assignment, inputs, divide_by, hurry=done))
+            total.added += [item.ref for item in total.waiting]
+            total.waiting.clear()
         if done or total.compacting:
             steps.append(self._seal(total, total.output, mean))
         return steps
 
     @staticmethod
-    def _seal(total: _Sum, output: SlotRef, mean: bool) -> SealAndSend:
+    def _passes_on(total: _Sum, role: RoleRow) -> bool:
+        """Whether the input that completes a sum is left to the next aggregator to add.
+
+        It adds this one's output anyway, and both in one pass; adding it here would be another
+        one over the output. Between nodes it would be another object to carry, and where slots
+        are scarce it would keep one for longer.
+        """
+        elsewhere = role.final or role.parent_remote or role.timing == LAZY
+        alone = len(total.waiting) == 1 and not total.waiting[0].scarce
+        return alone and bool(total.added) and not (elsewhere or total.flushing)
+
+    @staticmethod
+    def _seal(total: _Sum, output: SlotRef, mean: bool, last: Taken | None = None) -> SealAndSend:
+        """Seal what was added; ``last``, the input that was not, goes on beside it."""
+        weight, cover = total.weight, total.cover
+        if last is not None:
+            weight, cover = weight - last.entry.weight, cover.difference(last.cover)
         return SealAndSend(
             assignment=total.assignment,
             output=output,
-            weight=total.weight,
+            weight=weight,
             mean=mean,
-            divide_by=total.weight if mean and not total.divided else 1.0,
-            cover=tuple(sorted(total.cover)),
+            divide_by=weight if mean and not total.divided else 1.0,
+            cover=tuple(sorted(cover)),
             inputs=tuple(total.added),
             keep=total.compacting,
+            onward=() if last is None else (last.ref,),
         )
 
     def _no_room(self, assignment: int) -> list[Instruction]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from functions.aggregator.performer import Stats
+from functions.aggregator.stats import Stats
 
 
 class AggregatorMetrics(Collector):

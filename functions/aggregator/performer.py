@@ -18,10 +18,10 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from functions.aggregator.blas import Kernel
+from functions.aggregator.stats import Stats
 from functions.aggregator.steps import (
     Add,
     Event,
@@ -39,7 +39,7 @@ from functions.aggregator.steps import (
     Taken,
     Untake,
 )
-from functions.aggregator.summing import Accumulator, Reader, View, WeightedSum
+from functions.aggregator.summing import Accumulator, Input, Reader, View, WeightedSum
 from lifl import crash
 from lifl.dataplane.api import Channel
 from lifl.errors import (
@@ -61,26 +61,6 @@ REMEMBERED_REFUSALS = 64
 
 log = logging.getLogger("lifl.aggregator")
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Stats:
-    """What the process has done so far."""
-
-    objects: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    partials: int = 0
-    fenced: int = 0
-    refused: int = 0
-    no_room: int = 0
-    not_delivered: int = 0
-    updates: int = 0
-    """Of the objects, those that are client updates."""
-    waited_ns: int = 0
-    """How long those took altogether, from their seal until they were in the sum."""
-    busy_ns: int = 0
-    """How long of that they were being added."""
 
 
 class _Output(NamedTuple):
@@ -206,20 +186,10 @@ class Performer:
         output = self._outputs[step.assignment]
         if not self._ours(output.ref):
             return Fenced(step.assignment)
-        view = self._view(step.ref, step.entry)
+        inputs = [Input(self._view(ref, entry), _weight(entry)) for ref, entry in step.inputs]
         started = time.monotonic_ns()
-        if step.entry.kind is SlotKind.PARTIAL and step.entry.layout != LAYOUT_MEAN:
-            output.sum.merge(view, step.divide_by, hurry=step.hurry)
-        else:
-            output.sum.add(view, step.entry.weight, step.divide_by, hurry=step.hurry)
-        ended = time.monotonic_ns()
-        self._stats.seconds += (ended - started) / 1e9
-        self._stats.objects += 1
-        self._stats.bytes += step.entry.doc_bytes
-        if step.entry.kind is SlotKind.UPDATE:
-            self._stats.updates += 1
-            self._stats.waited_ns += max(0, ended - step.entry.sealed_ns)
-            self._stats.busy_ns += ended - started
+        output.sum.add(inputs, step.divide_by, hurry=step.hurry)
+        if self._stats.count([entry for _, entry in step.inputs], started, time.monotonic_ns()):
             self._leave_work()
         crash.point("after-add")
         return None
@@ -259,7 +229,9 @@ class Performer:
         self._stats.partials += 1
         crash.point("after-seal")
         if not step.keep:
-            self._send(output.ref, step.assignment)
+            onward = [ref for ref in step.onward if self._untake(ref)]
+            for ref in (output.ref, *onward):
+                self._send(ref, step.assignment)
         return Sealed(step.assignment)
 
     def _send(self, ref: SlotRef, assignment: int) -> None:
@@ -273,11 +245,14 @@ class Performer:
             self._stats.not_delivered += 1
             log.debug("partial %s of assignment %d not delivered: %s", ref, assignment, e)
 
-    def _untake(self, ref: SlotRef) -> None:
+    def _untake(self, ref: SlotRef) -> bool:
+        """Put an object back; returns False if its lease was taken back already."""
         try:
             patiently(lambda: self._pool.untake(ref, self._endpoint))
         except LeaseLost:
             log.debug("the lease on %s was taken back already", ref)
+            return False
+        return True
 
     def _refuse(self, ref: SlotRef, reason: str) -> None:
         self._stats.refused += 1
@@ -308,6 +283,12 @@ def patiently(operation: Callable[[], T]) -> T:
             return operation()
         except PoolBusy as e:
             log.warning("%s", e)
+
+
+def _weight(entry: SlotEntry) -> float | None:
+    """Return what an update or a mean stands for; None if the object is a sum."""
+    is_sum = entry.kind is SlotKind.PARTIAL and entry.layout != LAYOUT_MEAN
+    return None if is_sum else entry.weight
 
 
 def _new_serial() -> int:

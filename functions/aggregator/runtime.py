@@ -24,9 +24,10 @@ from collections.abc import Callable
 
 from functions.aggregator.blas import Kernel, best_kernel
 from functions.aggregator.machine import Machine
-from functions.aggregator.performer import Performer, Stats, patiently
+from functions.aggregator.performer import Performer, patiently
 from functions.aggregator.settings import AggregatorSettings
-from functions.aggregator.steps import Event, Fenced, Flush, Received, Retry, RoleChanged
+from functions.aggregator.stats import Stats
+from functions.aggregator.steps import Drained, Event, Fenced, Flush, Received, Retry, RoleChanged
 from functions.aggregator.team import Team
 from lifl.dataplane.registration import Registration
 from lifl.errors import LiflError, RegistrationError, Unavailable
@@ -41,12 +42,15 @@ log = logging.getLogger("lifl.aggregator")
 
 def drive(machine: Machine, performer: Performer, event: Event) -> None:
     """Tell the machine of an event, and of all that comes of what it asks for."""
+    void: int | None = None
     for step in machine.on(event):
+        if void is not None and getattr(step, "assignment", None) == void:
+            continue  # it was about a sum that is void now
         answer = performer.perform(step)
         if answer is not None:
             drive(machine, performer, answer)
         if isinstance(answer, Fenced):
-            return  # the other steps were about a sum that is void now
+            void = answer.assignment
 
 
 class Runtime:
@@ -222,11 +226,13 @@ class _Session:
             self._registration.pool.map_slot(slot)
 
     def _drain(self) -> None:
-        for descriptor in self._registration.channel.recv(0):
-            wake = descriptor.opcode is Opcode.WAKE
-            if wake or not self._machine.knows(descriptor.assignment):
-                self._read_role()
-            self._tell(Received(descriptor))
+        while descriptors := self._registration.channel.recv(0):
+            for descriptor in descriptors:
+                wake = descriptor.opcode is Opcode.WAKE
+                if wake or not self._machine.knows(descriptor.assignment):
+                    self._read_role()
+                self._tell(Received(descriptor, more=True))
+        self._tell(Drained())
 
     def _read_role(self) -> None:
         pool, lane = self._registration.pool, self._registration.lane

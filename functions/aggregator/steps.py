@@ -19,9 +19,14 @@ from lifl.wire import Descriptor
 
 
 class Received(NamedTuple):
-    """A descriptor came."""
+    """A descriptor came; ``more`` are being read, and :class:`Drained` follows."""
 
     descriptor: Descriptor
+    more: bool = False
+
+
+class Drained(NamedTuple):
+    """No more descriptors wait."""
 
 
 class Taken(NamedTuple):
@@ -78,7 +83,7 @@ class Retry(NamedTuple):
     """The time asked for by :class:`RetryAfter` has passed."""
 
 
-Event = Received | Taken | Opened | NoRoom | Sealed | Fenced | Flush | RoleChanged | Retry
+Event = Received | Drained | Taken | Opened | NoRoom | Sealed | Fenced | Flush | RoleChanged | Retry
 
 
 # -- instructions -------------------------------------------------------------------
@@ -112,14 +117,13 @@ class OpenOutput(NamedTuple):
 
 
 class Add(NamedTuple):
-    """Add one input; ``divide_by`` other than 1 divides the result in the same pass.
+    """Add inputs; ``divide_by`` other than 1 divides the result in the same pass.
 
     With ``hurry`` the output is sealed right afterwards, and somebody waits for it.
     """
 
     assignment: int
-    ref: SlotRef
-    entry: SlotEntry
+    inputs: tuple[tuple[SlotRef, SlotEntry], ...]
     divide_by: float
     hurry: bool = False
 
@@ -129,7 +133,8 @@ class SealAndSend(NamedTuple):
 
     ``weight`` is Σ n. ``divide_by`` other than 1 asks for a pass of its own over
     the result. ``mean`` says that the output is then a mean. With ``keep`` nothing
-    is sent: the machine takes the output itself.
+    is sent: the machine takes the output itself. ``onward`` are inputs that the output
+    does not cover: they are put back and sent the same way, right after it.
     """
 
     assignment: int
@@ -140,6 +145,7 @@ class SealAndSend(NamedTuple):
     cover: tuple[int, ...]
     inputs: tuple[SlotRef, ...]
     keep: bool = False
+    onward: tuple[SlotRef, ...] = ()
 
 
 class Forget(NamedTuple):

@@ -15,7 +15,7 @@ It must not know slots, leases or descriptors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -112,20 +112,23 @@ class Reader:
         return View(document, *known)
 
 
+class Input(NamedTuple):
+    """A document to add: ``weight`` in samples of an update or a mean, None of a partial result."""
+
+    view: View
+    weight: float | None = None
+
+
 class Accumulator(Protocol):
     """A way to combine documents of one schema. One instance makes one output."""
 
-    def add(
-        self, view: View, weight: float, divide_by: float = 1.0, *, hurry: bool = False
-    ) -> None:
-        """Add an update, or a mean, that stands for ``weight`` samples.
+    def add(self, inputs: Sequence[Input], divide_by: float = 1.0, *, hurry: bool = False) -> None:
+        """Add updates, means and partial results of the same kind of accumulator.
 
+        Those that come together are added together: the output is gone through once.
         ``divide_by`` other than 1 also divides the whole result, in the same pass;
         ``hurry`` says that somebody waits, so all processors may be used.
         """
-
-    def merge(self, view: View, divide_by: float = 1.0, *, hurry: bool = False) -> None:
-        """Add a partial result of the same kind of accumulator."""
 
     def seal(self, divide_by: float = 1.0) -> None:
         """Finish the output, dividing it if asked to; nothing may be added afterwards."""
@@ -159,30 +162,48 @@ class WeightedSum:
         self._empty = True
         self._sealed = False
 
-    def add(
-        self, view: View, weight: float, divide_by: float = 1.0, *, hurry: bool = False
-    ) -> None:
-        """Add ``weight * view``; raises ValueError if it has another schema or all is sealed."""
+    def add(self, inputs: Sequence[Input], divide_by: float = 1.0, *, hurry: bool = False) -> None:
+        """Add ``Σ weight * view``; a partial result's floats are weighted already.
+
+        Documents in canonical layout take one pass together, any other one of its own before.
+
+        Raises
+        ------
+        ValueError
+            if one has another schema or all is sealed; then nothing was added.
+        """
         if self._sealed:
             raise ValueError("the sum is sealed")
-        if view.schema != self._schema:
-            raise ValueError(f"{view.schema} does not fit a sum of {self._schema}")
-        keep = 0.0 if self._empty else 1.0 / divide_by
+        for view, _ in inputs:
+            if view.schema != self._schema:
+                raise ValueError(f"{view.schema} does not fit a sum of {self._schema}")
         kernel = self._team if hurry else self._kernel
-        for first, values in view.blocks():
-            lo, hi = max(self._lo, first), min(self._hi, first + len(values))
-            if lo < hi:
-                part = values[lo - first : hi - first]
-                kernel.axpby(weight / divide_by, part, keep, self._floats[lo:hi])
-        if self._empty:
-            self._integers[:] = view.integers()
-        else:
-            merge_integers(self._integers, view.integers(), self._schema)
-        self._empty = False
+        together = [i for i in inputs if i.view.layout.canonical]
+        passes = [[i] for i in inputs if not i.view.layout.canonical]
+        if together:
+            passes.append(together)
+        for number, several in enumerate(passes, 1):
+            self._pass(several, divide_by if number == len(passes) else 1.0, kernel)
 
-    def merge(self, view: View, divide_by: float = 1.0, *, hurry: bool = False) -> None:
-        """Add a partial sum, whose floats are weighted already."""
-        self.add(view, 1.0, divide_by, hurry=hurry)
+    def _pass(self, inputs: Sequence[Input], divide_by: float, kernel: Kernel) -> None:
+        keep = 0.0 if self._empty else 1.0 / divide_by
+        weights = [1.0 if weight is None else weight for _, weight in inputs]
+        for blocks in zip(*(view.blocks() for view, _ in inputs), strict=True):
+            first, some = blocks[0]
+            lo, hi = max(self._lo, first), min(self._hi, first + len(some))
+            if lo < hi:
+                here = slice(lo - first, hi - first)
+                terms = [
+                    (weight / divide_by, values[here])
+                    for weight, (_, values) in zip(weights, blocks, strict=True)
+                ]
+                kernel.add(terms, keep, self._floats[lo:hi])
+        for view, _ in inputs:
+            if self._empty:
+                self._integers[:] = view.integers()
+            else:
+                merge_integers(self._integers, view.integers(), self._schema)
+            self._empty = False
 
     def seal(self, divide_by: float = 1.0) -> None:
         """Divide in a pass of its own if asked to, and take nothing more."""

@@ -10,9 +10,10 @@ decide when there is a hurry.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from functions.aggregator.blas import F32, Kernel
+from functions.aggregator.blas import F32, Kernel, Term
 
 SHARE = 1 << 19
 """Fewer elements (2 MB) a thread are not worth waking it."""
@@ -42,12 +43,21 @@ class Team:
 
     def axpby(self, a: float, x: F32, b: float, y: F32) -> None:
         """Compute ``y = a*x + b*y``; raises ValueError if the vectors differ in length."""
-        if len(x) != len(y):
-            raise ValueError(f"{len(x)} elements do not fit {len(y)}")
+        self.add([(a, x)], b, y)
+
+    def add(self, terms: Sequence[Term], b: float, y: F32) -> None:
+        """Compute ``y = Σ aᵢ*xᵢ + b*y``; raises ValueError if the vectors differ in length."""
+        for _, x in terms:
+            if len(x) != len(y):
+                raise ValueError(f"{len(x)} elements do not fit {len(y)}")
+
+        def share(part: slice) -> None:
+            self._kernel.add([(a, x[part]) for a, x in terms], b, y[part])
+
         first, *others = self._shares(len(y))
-        waiting = [self._helpers.submit(self._kernel.axpby, a, x[s], b, y[s]) for s in others]
+        waiting = [self._helpers.submit(share, part) for part in others]
         try:
-            self._kernel.axpby(a, x[first], b, y[first])
+            share(first)
         finally:
             _all(waiting)
 

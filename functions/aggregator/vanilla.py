@@ -52,8 +52,8 @@ from typing import NamedTuple
 import numpy as np
 
 from functions.aggregator.blas import Kernel
-from functions.aggregator.performer import Stats
-from functions.aggregator.summing import Reader, View, WeightedSum
+from functions.aggregator.stats import Stats
+from functions.aggregator.summing import Input, Reader, View, WeightedSum
 from lifl.errors import TemporaryError, UpdateError
 from lifl.store import SlotKind
 from lifl.update import FiniteCheck, Schema
@@ -250,11 +250,10 @@ class Partials:
     def _sum(self, total: _Open | None, ready: list[tuple[Item, View]]) -> _Open:
         total = total or self._new(ready[0][1].schema)
         started = time.perf_counter()
-        for item, view in ready:
-            if item.kind is SlotKind.PARTIAL:
-                total.sum.merge(view)
-            else:
-                total.sum.add(view, item.weight)
+        total.sum.add(
+            [Input(v, None if i.kind is SlotKind.PARTIAL else i.weight) for i, v in ready]
+        )
+        for item, _ in ready:
             total.weight += item.weight
             total.count += 1
             self._stats.objects += 1

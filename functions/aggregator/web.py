@@ -20,9 +20,9 @@ from functions.aggregator.blas import best_kernel
 from functions.aggregator.draining import Drain
 from functions.aggregator.knative import Knative
 from functions.aggregator.metrics import AggregatorMetrics
-from functions.aggregator.performer import Stats
 from functions.aggregator.runtime import Runtime
 from functions.aggregator.settings import AggregatorSettings
+from functions.aggregator.stats import Stats
 from functions.aggregator.traffic import Traffic
 from functions.aggregator.vanilla import Partials
 from functions.aggregator.vanilla_web import add_routes

@@ -34,7 +34,7 @@ from controller.view import JobView, NodeView
 from controller.webhook_metrics import WebhookMetrics
 from ebpf.agent.metrics import AgentCollector
 from functions.aggregator.metrics import AggregatorMetrics
-from functions.aggregator.performer import Stats
+from functions.aggregator.stats import Stats
 from functions.coordinator.metrics import Metrics as CoordinatorMetrics
 from functions.coordinator.records import Phase as RoundPhase
 from functions.coordinator.records import RoundRecord

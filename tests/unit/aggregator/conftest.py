@@ -11,9 +11,10 @@ import pytest
 
 from functions.aggregator.blas import Kernel, best_kernel
 from functions.aggregator.machine import Machine
-from functions.aggregator.performer import Performer, Stats
+from functions.aggregator.performer import Performer
 from functions.aggregator.runtime import drive
-from functions.aggregator.steps import Flush, Received, RoleChanged
+from functions.aggregator.stats import Stats
+from functions.aggregator.steps import Drained, Flush, Received, RoleChanged
 from lifl.errors import NotDelivered
 from lifl.store import Pool, PoolGeometry, RoleRow, Seal, SlotKind, SlotRef, SlotState
 from lifl.update import Schema, iter_document
@@ -53,13 +54,17 @@ class Agg:
     stats: Stats
     machine: Machine = field(default_factory=Machine)
     inbox: deque[Descriptor] = field(default_factory=deque)
+    together: bool = False
+    """Whether it sees all that waits before it adds any of it, as one that was busy does."""
 
     def tell(self, event: object) -> None:
         drive(self.machine, self.performer, event)  # type: ignore[arg-type]
 
     def work(self) -> None:
         while self.inbox:
-            self.tell(Received(self.inbox.popleft()))
+            self.tell(Received(self.inbox.popleft(), more=self.together))
+        if self.together:
+            self.tell(Drained())
 
 
 class Node:

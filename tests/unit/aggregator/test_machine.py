@@ -13,6 +13,7 @@ from functions.aggregator.machine import (
 )
 from functions.aggregator.steps import (
     Add,
+    Drained,
     Fenced,
     Flush,
     Forget,
@@ -41,8 +42,10 @@ OUT = SlotRef(99, 1)
 EAGER, LAZY = 0, 1
 
 
-def role(goal=2, timing=EAGER, final=False, assignment=1, lo=0, hi=0) -> RoleRow:
-    return RoleRow(assignment, 1, goal, timing, final, lo, hi)
+def role(
+    goal=2, timing=EAGER, final=False, assignment=1, lo=0, hi=0, parent_remote=False
+) -> RoleRow:
+    return RoleRow(assignment, 1, goal, timing, final, lo, hi, parent_remote)
 
 
 def taken(slot, weight=1.0, cover=None, kind=SlotKind.UPDATE, schema=SCHEMA, assignment=1):
@@ -62,6 +65,20 @@ def machine(row: RoleRow | None) -> Machine:
 
 def kinds(steps):
     return [type(s) for s in steps]
+
+
+def inputs(steps):
+    """Return the slots of what is added, a list for each pass."""
+    return [[ref.slot for ref, _ in s.inputs] for s in steps if isinstance(s, Add)]
+
+
+def together(m, *slots):
+    """Have objects taken whose descriptors wait together; return what is done in the end."""
+    for slot in slots:
+        (take,) = m.on(Received(Descriptor(Opcode.OBJECT, slot, 1, 1), more=True))
+        assert take == Take(SlotRef(slot, 1))
+        assert feed(m, taken(slot)) == []
+    return feed(m, Drained())
 
 
 def feed(m, *events):
@@ -85,7 +102,7 @@ def test_a_descriptor_only_asks_to_take():
 
 
 def test_eager_adds_each_arrival_and_seals_at_the_goal():
-    m = machine(role(goal=2))
+    m = machine(role(goal=2, parent_remote=True))
     first = feed(m, taken(1, 3.0))
     assert kinds(first) == [OpenOutput, Add]
     second = feed(m, taken(2, 4.0))
@@ -93,29 +110,109 @@ def test_eager_adds_each_arrival_and_seals_at_the_goal():
     seal = second[-1]
     assert (seal.output, seal.weight, seal.mean, seal.divide_by) == (OUT, 7.0, False, 1.0)
     assert (seal.cover, seal.inputs) == ((1, 2), (SlotRef(1, 1), SlotRef(2, 1)))
+    assert seal.onward == ()
     assert m.open == ()
+
+
+def test_what_completes_a_sum_for_another_here_goes_on_beside_it():
+    m = machine(role(goal=3))
+    assert inputs(feed(m, taken(1, 3.0), taken(2, 4.0))) == [[1], [2]]
+    (seal,) = feed(m, taken(3, 5.0))
+    assert (seal.output, seal.weight, seal.mean, seal.divide_by) == (OUT, 7.0, False, 1.0)
+    assert (seal.cover, seal.inputs) == ((1, 2), (SlotRef(1, 1), SlotRef(2, 1)))
+    assert seal.onward == (SlotRef(3, 1),)
+    assert m.open == ()
+
+
+def test_a_partial_that_completes_a_sum_goes_on_too():
+    m = machine(role(goal=5))
+    feed(m, taken(1, 3.0, cover=(1, 2, 3), kind=SlotKind.PARTIAL))
+    (seal,) = feed(m, taken(2, 2.0, cover=(4, 5), kind=SlotKind.PARTIAL))
+    assert (seal.cover, seal.weight, seal.onward) == ((1, 2, 3), 3.0, (SlotRef(2, 1),))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [role(final=True), role(parent_remote=True), role(timing=LAZY)],
+    ids=["top", "to another node", "lazy"],
+)
+def test_what_completes_a_sum_is_added_where_nobody_here_adds_it_next(row):
+    seal = feed(machine(row), taken(1), taken(2))[-1]
+    assert (seal.cover, seal.onward) == ((1, 2), ())
+
+
+def test_what_completes_a_sum_is_added_where_slots_are_scarce():
+    last = taken(2)._replace(scarce=True)
+    assert kinds(feed(machine(role()), taken(1), last))[2:] == [Add, SealAndSend]
+
+
+def test_a_sum_of_one_is_made_here():
+    assert kinds(feed(machine(role(goal=1)), taken(1))) == [OpenOutput, Add, SealAndSend]
+
+
+def test_fenced_with_what_was_to_go_on_it_lets_go_of_that_as_well():
+    m = machine(role())
+    feed(m, taken(1))
+    (seal,) = m.on(taken(2))
+    assert seal.onward == (SlotRef(2, 1),)
+    assert m.on(Fenced(1)) == [Forget(1), Untake(SlotRef(1, 1)), Untake(SlotRef(2, 1))]
+
+
+def test_what_waits_together_is_added_in_one_pass():
+    m = machine(role(goal=9))
+    assert inputs(together(m, 1, 2, 3)) == [[1, 2, 3]]
+    assert inputs(feed(m, taken(4))) == [[4]]
+    assert feed(m, Drained()) == []
+
+
+def test_a_top_divides_while_it_adds_what_came_together():
+    m = machine(role(goal=3, final=True))
+    feed(m, taken(1))
+    add, seal = together(m, 2, 3)
+    assert ([ref.slot for ref, _ in add.inputs], add.divide_by, add.hurry) == ([2, 3], 3.0, True)
+    assert (seal.mean, seal.divide_by, seal.cover) == (True, 1.0, (1, 2, 3))
+
+
+def test_what_completes_a_sum_in_company_is_added_with_it():
+    m = machine(role(goal=3))
+    feed(m, taken(1))
+    steps = together(m, 2, 3)
+    assert (inputs(steps), steps[-1].onward) == ([[2, 3]], ())
+
+
+def test_however_much_waits_no_more_is_held_than_is_worth_its_memory():
+    m = machine(role(goal=99))
+    steps = []
+    for slot in range(1, MOST_INPUTS + 1):
+        m.on(Received(Descriptor(Opcode.OBJECT, slot, 1, 1), more=True))
+        steps = feed(m, taken(slot))
+        assert not steps or slot == MOST_INPUTS
+    assert kinds(steps) == [OpenOutput, Add, SealAndSend, Take]
+    assert len(steps[1].inputs) == MOST_INPUTS
 
 
 def test_lazy_opens_nothing_before_the_goal():
     m = machine(role(goal=3, timing=LAZY))
     assert feed(m, taken(1), taken(2)) == []
-    assert kinds(feed(m, taken(3))) == [OpenOutput, Add, Add, Add, SealAndSend]
+    steps = feed(m, taken(3))
+    assert kinds(steps) == [OpenOutput, Add, SealAndSend]
+    assert inputs(steps) == [[1, 2, 3]]
 
 
 def test_only_what_is_sealed_next_is_in_a_hurry():
-    m = machine(role(goal=3))
+    m = machine(role(goal=3, final=True))
     steps = feed(m, taken(1), taken(2), taken(3))
     assert [s.hurry for s in steps if isinstance(s, Add)] == [False, False, True]
     m = machine(role(goal=2, timing=LAZY))
     steps = feed(m, taken(1), taken(2))
-    assert [s.hurry for s in steps if isinstance(s, Add)] == [True, True]
+    assert [s.hurry for s in steps if isinstance(s, Add)] == [True]
 
 
-@pytest.mark.parametrize("timing", [EAGER, LAZY])
-def test_a_top_divides_in_its_last_addition(timing):
+@pytest.mark.parametrize(("timing", "divided"), [(EAGER, [1.0, 8.0]), (LAZY, [8.0])])
+def test_a_top_divides_in_its_last_addition(timing, divided):
     m = machine(role(goal=2, timing=timing, final=True))
     steps = feed(m, taken(1, 3.0), taken(2, 5.0))
-    assert [s.divide_by for s in steps if isinstance(s, Add)] == [1.0, 8.0]
+    assert [s.divide_by for s in steps if isinstance(s, Add)] == divided
     assert (steps[-1].mean, steps[-1].divide_by, steps[-1].weight) == (True, 1.0, 8.0)
 
 
@@ -130,8 +227,8 @@ def test_a_lazy_one_that_is_flushed_adds_all_first():
     m = machine(role(goal=9, timing=LAZY, final=True))
     feed(m, taken(1, 3.0), taken(2, 5.0))
     steps = feed(m, Flush(1))
-    assert kinds(steps) == [OpenOutput, Add, Add, SealAndSend]
-    assert (steps[2].divide_by, steps[3].divide_by) == (8.0, 1.0)
+    assert kinds(steps) == [OpenOutput, Add, SealAndSend]
+    assert (inputs(steps), steps[1].divide_by, steps[2].divide_by) == ([[1, 2]], 8.0, 1.0)
 
 
 def test_nothing_to_flush():
@@ -155,7 +252,8 @@ def test_assignments_do_not_mix_and_a_role_change_touches_none():
     seal_two = feed(m, taken(6, assignment=2))[-1]
     assert (seal_two.assignment, seal_two.mean, seal_two.cover) == (2, True, (5, 6))
     seal_one = feed(m, taken(2))[-1]
-    assert (seal_one.assignment, seal_one.mean, seal_one.cover) == (1, False, (1, 2))
+    assert (seal_one.assignment, seal_one.mean, seal_one.cover) == (1, False, (1,))
+    assert seal_one.onward == (SlotRef(2, 1),)
 
 
 def test_without_a_role_it_sums_until_it_is_flushed():
@@ -205,7 +303,7 @@ def test_no_room_puts_the_inputs_back_and_tries_again():
     assert m.open == ()
     assert m.on(Retry()) == [Take(SlotRef(1, 1)), Take(SlotRef(2, 1))]
     assert m.on(Retry()) == []
-    assert kinds(feed(m, taken(1), taken(2))) == [OpenOutput, Add, Add, SealAndSend]
+    assert kinds(feed(m, taken(1), taken(2))) == [OpenOutput, Add, SealAndSend]
 
 
 def test_fencing_voids_the_sum_and_lets_go_of_everything():
@@ -226,7 +324,7 @@ def test_fencing_voids_the_sum_and_lets_go_of_everything():
     ],
 )
 def test_refused_inputs_leave_the_sum_alone(bad, reason):
-    m = machine(role(goal=2))
+    m = machine(role(goal=2, final=True))
     feed(m, taken(1, 3.0))
     (refusal,) = feed(m, bad)
     assert isinstance(refusal, Refuse)

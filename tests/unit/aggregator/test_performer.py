@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from functions.aggregator.performer import Performer, Stats
+from functions.aggregator.performer import Performer
+from functions.aggregator.stats import Stats
 from functions.aggregator.steps import Flush, Received, Retry, RoleChanged
 from lifl import crash
 from lifl.errors import ConfigError, PoolBusy
@@ -40,9 +41,10 @@ def test_one_aggregator(node, schema, make_update, reference):
 
 
 def test_a_partial_is_a_document_with_a_cover(node, schema, make_update):
-    agg = node.aggregator(role(final=False))
+    agg = node.aggregator(role(goal=3, final=False))
     agg.inbox += [node.upload(make_update(i), 1) for i in (1, 2)]
     node.settle()
+    agg.tell(Flush(1))
     (d,) = node.sink
     entry = node.pool.entry(d.slot)
     assert (entry.kind, entry.layout, entry.weight) == (SlotKind.PARTIAL, 0, 2.0)
@@ -53,6 +55,44 @@ def test_a_partial_is_a_document_with_a_cover(node, schema, make_update):
     assert 1 << 62 <= entry.serial < 1 << 63
     assert d.pages == entry.pages == -(-entry.doc_bytes // 4096)
     assert (d.opcode, d.assignment) == (Opcode.OBJECT, 1)
+
+
+def test_what_completes_a_sum_is_added_by_the_next_in_one_pass(
+    node, schema, make_update, reference, monkeypatch
+):
+    leaf, top = node.aggregator(role(final=False)), node.aggregator(role(goal=3))
+    leaf.wire.target, top.together = top.inbox, True
+    updates = [make_update(i) for i in (1, 2, 3)]
+    passes = []
+    add = node.kernel.add
+    monkeypatch.setattr(node.kernel, "add", lambda t, *a: passes.append(len(t)) or add(t, *a))
+    top.inbox.append(node.upload(updates[0], 3))
+    node.settle()
+    leaf.inbox += [node.upload(updates[1], 5), node.upload(updates[2], 7)]
+    node.settle()
+    assert passes == [1, 1, 2]
+    assert (leaf.stats.updates, leaf.stats.partials) == (1, 1)
+    assert (top.stats.updates, top.stats.objects) == (2, 3)
+    assert check_mean(node, schema, reference, updates, [3, 5, 7]) == {1, 2, 3}
+    assert node.states() == {SlotState.FREE}
+
+
+def test_what_goes_on_is_not_sent_by_who_has_lost_its_lease(node, make_update, monkeypatch):
+    leaf = node.aggregator(role(final=False))
+    leaf.inbox.append(node.upload(make_update(1), 3))
+    node.settle()
+    untake = node.pool.untake
+
+    def late(ref, holder):
+        node.pool.recover(leaf.endpoint)
+        untake(ref, holder)
+
+    monkeypatch.setattr(node.pool, "untake", late)
+    leaf.inbox.append(node.upload(make_update(2), 5))
+    node.settle()
+    (d,) = node.sink
+    assert node.pool.entry(d.slot).kind is SlotKind.PARTIAL
+    assert len(node.pool.find(state=SlotState.SEALED, kind=SlotKind.UPDATE)) == 1
 
 
 def test_halves_and_a_mean_as_inputs(node, schema, make_update, reference):
@@ -268,6 +308,9 @@ def test_killed_at_each_point_then_recovered(point, node, schema, make_update, r
     top.tell(RoleChanged(role(goal=len(again))))
     top.inbox += [Descriptor(Opcode.OBJECT, *ref, 1) for ref in again]
     node.settle()
-    assert len(again) == (1 if point in {"after-seal", "before-send"} else 2)
+    kinds = {node.pool.entry(ref.slot).kind for ref in again}
+    sealed = point in {"after-seal", "before-send"}  # what completes the sum is not in it
+    assert kinds == ({SlotKind.PARTIAL, SlotKind.UPDATE} if sealed else {SlotKind.UPDATE})
+    assert len(again) == 2
     assert check_mean(node, schema, reference, updates, [3, 5]) == {1, 2}
     assert node.states() == {SlotState.FREE}

@@ -8,7 +8,7 @@ import pytest
 
 from functions.aggregator import summing
 from functions.aggregator.blas import BlasKernel, NumpyKernel
-from functions.aggregator.summing import Reader, Span, WeightedSum
+from functions.aggregator.summing import Input, Reader, Span, WeightedSum
 from lifl.errors import ConfigError, UpdateError
 from lifl.update import Schema, integer_views, iter_document
 
@@ -45,7 +45,7 @@ def test_mean_of_updates(new_sum, schema, make_update, reference, dtype):
     samples = [5, 1, 11]
     total, floats, integers = new_sum()
     for arrays, n in zip(updates, samples, strict=True):
-        total.add(view(arrays, schema), n)
+        total.add([Input(view(arrays, schema), n)])
     total.seal(divide_by=sum(samples))
     close(floats, reference(schema, updates, samples))
     flags, steps = (
@@ -60,32 +60,62 @@ def test_mixed_precision_in_one_document(new_sum, schema, make_update, reference
     arrays = make_update(1)
     arrays["a.weight"] = arrays["a.weight"].astype(np.float16)
     total, floats, _ = new_sum()
-    total.add(view(arrays, schema), 2.0)
-    total.add(view(make_update(2), schema), 3.0)
+    total.add([Input(view(arrays, schema), 2.0)])
+    total.add([Input(view(make_update(2), schema), 3.0)])
     total.seal(divide_by=5.0)
     close(floats, reference(schema, [arrays, make_update(2)], [2, 3]))
 
 
 def test_division_in_the_last_addition_equals_division_by_a_pass(new_sum, schema, make_update):
     (fused, in_one, _), (passes, in_two, _) = new_sum(), new_sum()
-    fused.add(view(make_update(1), schema), 3.0)
-    fused.add(view(make_update(2), schema), 4.0, divide_by=7.0)
-    passes.add(view(make_update(1), schema), 3.0)
-    passes.add(view(make_update(2), schema), 4.0)
+    fused.add([Input(view(make_update(1), schema), 3.0)])
+    fused.add([Input(view(make_update(2), schema), 4.0)], divide_by=7.0)
+    passes.add([Input(view(make_update(1), schema), 3.0)])
+    passes.add([Input(view(make_update(2), schema), 4.0)])
     passes.seal(divide_by=7.0)
     close(in_one, in_two)
 
 
 def test_division_in_the_only_addition(new_sum, schema, make_update, reference):
     total, floats, _ = new_sum()
-    total.add(view(make_update(1), schema), 3.0, divide_by=3.0)
+    total.add([Input(view(make_update(1), schema), 3.0)], divide_by=3.0)
     close(floats, reference(schema, [make_update(1)], [3]))
+
+
+@pytest.mark.parametrize("span", [summing.WHOLE, Span(10, 40_000)])
+@pytest.mark.parametrize("divide_by", [1.0, 11.0])
+def test_together_is_one_by_one(new_sum, schema, make_update, span, divide_by):
+    """Whatever their layout, into an empty sum and into one that holds something."""
+    kinds = ("float32", "float16", "float32")
+    inputs = [Input(view(make_update(i, k), schema), float(i)) for i, k in enumerate(kinds, 1)]
+    inputs.append(Input(view(make_update(4), schema)))  # a partial result
+    for held in (0, 1):
+        (one_by_one, expected, steps), (together, got, kept) = new_sum(span), new_sum(span)
+        for number, item in enumerate(inputs, 1):
+            one_by_one.add([item], divide_by if number == len(inputs) else 1.0)
+        if held:
+            together.add(inputs[:held])
+        together.add(inputs[held:], divide_by)
+        lo, hi = span.within(schema.float_elements)
+        close(got[lo:hi], expected[lo:hi])
+        assert np.isnan(got[:lo]).all()
+        assert np.isnan(got[hi:]).all()
+        assert kept == steps
+
+
+def test_one_that_does_not_fit_keeps_all_of_its_company_out(new_sum, schema, make_update):
+    total, floats, _ = new_sum()
+    other = {"w": np.zeros(3, np.float32)}
+    fitting = Input(view(make_update(1), schema), 1.0)
+    with pytest.raises(ValueError, match="does not fit"):
+        total.add([fitting, Input(view(other, Schema.of(other)), 1.0)])
+    assert np.isnan(floats).all()
 
 
 def test_merge_takes_sums_as_they_are(new_sum, schema, make_update):
     total, floats, _ = new_sum()
-    total.merge(view(make_update(1), schema))
-    total.merge(view(make_update(2), schema))
+    total.add([Input(view(make_update(1), schema))])
+    total.add([Input(view(make_update(2), schema))])
     close(floats, 2 * _mean_of_two(schema, make_update))
 
 
@@ -100,7 +130,7 @@ def test_a_range_leaves_the_rest_alone(new_sum, schema, make_update, reference, 
     updates = [make_update(i, dtype) for i in (1, 2)]
     total, floats, _ = new_sum(span)
     for arrays in updates:
-        total.add(view(arrays, schema), 1.0)
+        total.add([Input(view(arrays, schema), 1.0)])
     total.seal(divide_by=2.0)
     lo, hi = span.within(schema.float_elements)
     assert 0 <= lo < hi <= schema.float_elements
@@ -115,7 +145,7 @@ def test_shards_together_are_the_whole(new_sum, schema, make_update, reference):
     for span in (Span(0, 30_000), Span(30_000, 0)):
         total, floats, _ = new_sum(span)
         for arrays in updates:
-            total.add(view(arrays, schema), 1.0)
+            total.add([Input(view(arrays, schema), 1.0)])
         total.seal(divide_by=2.0)
         parts.append(floats[slice(*span.within(schema.float_elements))])
     close(np.concatenate(parts), reference(schema, updates, [1, 1]))
@@ -127,11 +157,11 @@ def test_refusals(new_sum, schema, make_update):
         total.seal()
     other = {"w": np.zeros(3, np.float32)}
     with pytest.raises(ValueError, match="does not fit"):
-        total.add(view(other, Schema.of(other)), 1.0)
-    total.add(view(make_update(1), schema), 1.0)
+        total.add([Input(view(other, Schema.of(other)), 1.0)])
+    total.add([Input(view(make_update(1), schema), 1.0)])
     total.seal()
     with pytest.raises(ValueError, match="sealed"):
-        total.merge(view(make_update(1), schema))
+        total.add([Input(view(make_update(1), schema))])
 
 
 def test_reader_parses_a_header_once(schema, make_update, monkeypatch):

@@ -64,7 +64,11 @@ def test_the_sum_is_that_of_one_thread(
             out, other = y.copy(), y.copy()
             made.axpby(0.5, x, keep, out)
             made.scale(keep, other)
+            together = y.copy()
+            made.add([(0.5, x), (2.0, x)], keep, together)
     assert np.array_equal(out, expected)
+    NumpyKernel().add([(0.5, x), (2.0, x)], keep, y)
+    assert np.array_equal(together, y)
     assert np.array_equal(other, scaled)
 
 
@@ -95,6 +99,8 @@ def test_one_thread_is_a_team_too(watched: Watched) -> None:
 def test_vectors_of_two_lengths_are_refused(watched: Watched) -> None:
     with team(watched, 2) as two, pytest.raises(ValueError, match="do not fit"):
         two.axpby(1.0, np.ones(3, np.float32), 1.0, np.ones(4, np.float32))
+    with team(watched, 2) as two, pytest.raises(ValueError, match="do not fit"):
+        two.add([(1.0, np.ones(4, np.float32)), (1.0, np.ones(3, np.float32))], 1.0, np.ones(4))
 
 
 def test_a_helper_that_fails_is_not_overlooked() -> None:

@@ -52,6 +52,7 @@ def run(node, rng, leaf_of, parents, updates, samples, timing, exact_goals, flus
     for i, parent in enumerate(parents):
         goal = max(1, int(expected[i])) if exact_goals else int(rng.integers(1, 6))
         aggs.append(node.aggregator(RoleRow(1, 1, goal, timing, final=parent is None)))
+        aggs[-1].together = bool(rng.random() < 0.5)
     for agg, parent in zip(aggs, parents, strict=True):
         agg.wire.target = node.sink if parent is None else aggs[parent].inbox
     for client in rng.permutation(len(updates)):

@@ -258,7 +258,7 @@ class Idle:
     alive, ready, open_sums = True, False, 3
 
     def __init__(self):
-        from functions.aggregator.performer import Stats
+        from functions.aggregator.stats import Stats
 
         self.stats = Stats(objects=5)
 

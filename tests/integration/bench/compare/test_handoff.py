@@ -8,7 +8,7 @@ from bench.compare import handoff
 
 
 @pytest.mark.ebpf
-def test_all_three_ways_hand_over_the_same_sum(no_leaks):
+def test_all_ways_hand_over_the_same_sum(no_leaks):
     result = handoff.measure(2_000_000, n=2, warm=1)
     for way in handoff.WAYS:
         assert len(result.samples[way]) == 2

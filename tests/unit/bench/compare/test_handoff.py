@@ -9,7 +9,7 @@ from bench.compare.handoff import Result, Sample
 
 def _result(lifl: float, vanilla: float, direct: float, n: int = 7) -> Result:
     result = Result(233_100_000)
-    for way, seconds in zip(handoff.WAYS, (lifl, vanilla, direct), strict=True):
+    for way, seconds in zip(handoff.WAYS, (lifl, 2 * lifl, vanilla, direct), strict=True):
         result.samples[way] = [Sample(seconds, 2 * seconds, 0.01, seconds - 0.02, 0.01)] * n
     return result
 
@@ -24,6 +24,7 @@ def test_figures_are_ratios_with_the_stated_bars():
     assert [str(f.bar) for f in found.values()] == ["≥ 12", "≥ 12", "≥ 5"]
     notes = found["handoff_vanilla_over_lifl"].notes
     assert notes["ratio_with_both_inputs_timed"] == pytest.approx(11)
+    assert notes["ratio_with_two_passes"] == pytest.approx(6.5)
     assert (notes["lifl_ms"], notes["vanilla_ms"], notes["lifl_hop_ms"]) == (50, 650, 30)
 
 

@@ -54,6 +54,18 @@ def test_every_bar_has_a_median_its_spread_and_a_verdict(run: dict[str, Any], si
         assert isinstance(figure["reason"], str)
 
 
+def test_the_hand_off_with_two_passes_is_told_and_not_judged(run: dict[str, Any]) -> None:
+    key = "handoff_cpu_vanilla_over_lifl_two_passes"
+    run |= {"lost": {}}
+    run["handoff"] = {key: {"samples": [9.0, 11.0, 10.0], "void": "", "lifl": 0.09}}
+    found = summary.build(run)
+    assert (found[key]["median"], found[key]["bar"], found[key]["lifl"]) == (10.0, None, 0.09)
+    assert "its producer adding the last input itself" in found[key]["what"]
+    missing = found["handoff_direct_over_lifl_two_passes"]
+    assert (missing["n"], missing["bar"]) == (0, None)
+    assert missing["reason"] == "the hand-off was not run"
+
+
 def test_every_bar_that_is_not_measured_has_a_reason(run: dict[str, Any]) -> None:
     run |= {"workloads": [], "trainings": {}, "lost": {}}
     found = summary.build(run)
