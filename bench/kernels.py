@@ -1,9 +1,9 @@
 """`python -m bench.kernels [MB]`: compare the kernels an aggregator could sum with.
 
 Why: the choice in ``functions/aggregator/blas.py`` follows these figures. Every
-candidate adds one vector into another in shared memory, on one thread; rounds are
-interleaved so that a slow moment hits all alike, and a copy of the same bytes is
-the yardstick. Not part of ``make bench``: there ``aggregate_ratio`` holds the choice.
+candidate adds one vector or two into another in shared memory, on one thread (``team``: on
+two); rounds are interleaved so that a slow moment hits all alike, and a copy of the same bytes
+is the yardstick. Not part of ``make bench``: there ``aggregate_ratio`` holds the choice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 import numpy.typing as npt
 
-from functions.aggregator.blas import BLOCK, BlasKernel, NumpyKernel, best_kernel
+from functions.aggregator.blas import BLOCK, BlasKernel, Kernel, NumpyKernel, best_kernel
+from functions.aggregator.team import Team
 from lifl.store import Pool, PoolGeometry
 
 ROUNDS = 15
@@ -71,6 +72,31 @@ def divisions(x: F32, y: F32) -> Candidates:
     }
 
 
+def pairs(x: F32, other: F32, y: F32) -> Candidates:
+    """Return the ways to compute ``y += w*x + v*z``: two inputs that waited together."""
+    kernel, numpy_kernel = best_kernel(), NumpyKernel()
+    team = Team(kernel, 2)
+
+    def two_passes(kernel: Kernel) -> None:
+        kernel.axpby(0.5, x, 1.0, y)
+        kernel.axpby(0.25, other, 1.0, y)
+
+    def blocks() -> None:
+        for i in range(0, len(y), BLOCK):
+            kernel.axpby(0.5, x[i : i + BLOCK], 1.0, y[i : i + BLOCK])
+            kernel.axpby(0.25, other[i : i + BLOCK], 1.0, y[i : i + BLOCK])
+
+    both = [(0.5, x), (0.25, other)]
+    return {
+        "one after the other": lambda: two_passes(kernel),
+        "by blocks": blocks,
+        "at once": lambda: kernel.add(both, 1.0, y),
+        "numpy, at once": lambda: numpy_kernel.add(both, 1.0, y),
+        "one after the other, team": lambda: two_passes(team),
+        "at once, team": lambda: team.add(both, 1.0, y),
+    }
+
+
 def writes(x: F32, y: F32) -> Candidates:
     """Return the ways to compute ``y = w*x``: the first addition."""
     kernel = best_kernel()
@@ -109,6 +135,7 @@ def main() -> None:
         ("y += w*x", additions(x, y)),
         ("y = (y + w*x) / W", divisions(x, y)),
         ("y = w*x", writes(x, y)),
+        ("y += w*x + v*z", pairs(x, copy, y)),
     ):
         times = measure(yardstick | candidates, lambda: y.fill(1.0))
         base = statistics.median(times["memory copy"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 
 from ebpf.agent.agent import Agent, clear
 from ebpf.agent.settings import AgentSettings
@@ -16,11 +17,11 @@ from lifl.errors import LiflError
 from lifl.limits import allow_most_files
 
 
-def main() -> int:
+def main(argv: Sequence[str] = ()) -> int:
     """Serve until told to stop, or clear up; 1 if it could not."""
     parser = argparse.ArgumentParser(prog="python -m ebpf.agent", description="LIFL's node agent")
     parser.add_argument("--clear", action="store_true", help="take away what a killed one left")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -38,4 +39,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

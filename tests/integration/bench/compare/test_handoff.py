@@ -17,4 +17,5 @@ def test_all_ways_hand_over_the_same_sum(no_leaks):
             assert 0 < sample.hop < sample.latency
             assert sample.cpu > 0
     assert result.versions["redis"]
+    assert "_two_passes" in result.stand_ins[-1]
     assert len(handoff.references(result)) == 2
