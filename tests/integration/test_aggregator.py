@@ -346,6 +346,39 @@ def test_probes_metrics_and_no_payloads(node):
     assert ask("POST", "/", b"x")[0] == 404
 
 
+def added(port: int) -> float:
+    """Return how many objects an aggregator says it has added; -1 while it says nothing."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    except ConnectionRefusedError:
+        return -1.0
+    finally:
+        connection.close()
+    row = next(r for r in text.splitlines() if r.startswith("lifl_aggregator_objects_added_total"))
+    return float(row.split()[1])
+
+
+def test_what_completes_a_leafs_sum_is_added_by_the_top(node):
+    leaf, top = (node.start_aggregator(name) for name in ("agg-0", "agg-top"))
+    node.wait_ready("agg-0", "agg-top")
+    node.plan(
+        [
+            Role("agg-0", NODE, Level.LEAF, 2, "agg-top"),
+            Role("agg-top", NODE, Level.TOP, 1),
+        ]
+    )
+    node.post(1, 3)
+    until(lambda: added(leaf) == 1)
+    node.post(2, 5)
+    mean, cover = node.result(2)
+    assert cover == {1, 2}
+    close(mean, flat_mean([1, 2], [3, 5]))
+    assert (added(leaf), added(top)) == (1, 2)
+    assert node.gateway.pool.usage().taken == 0
+
+
 def test_without_an_agent_it_ends_in_the_end(node):
     node.start_aggregator("agg-top", LIFL_AGENT_PATIENCE="0.5")
     node.wait_ready("agg-top")
