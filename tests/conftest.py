@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from lifl import bpf
@@ -23,6 +24,8 @@ OTHERS = "lifl-kube-"
 """Files of API servers in ``/dev/shm``: another test session's, which may run beside this one."""
 SETTLE_SECONDS = 3.0
 """How long a worker of this session that runs beside this one may keep a file in ``/dev/shm``."""
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")  # on a busy machine any example may take a second
 REQUIRE_EBPF = os.environ.get("LIFL_REQUIRE_EBPF") == "1"
 ALONE = (
     "tests/e2e/",
