@@ -2,7 +2,8 @@
 
 Why: the sum must run at memory speed with one thread, in a process that starts
 fast. ``bench/kernels.py`` compares the candidates; OpenBLAS' single-precision
-``axpy`` won, and loading its shared library costs a fraction of importing SciPy.
+``axpy`` won for one vector and its ``gemv`` for two, and loading its shared library costs a
+fraction of importing SciPy.
 This is the one module that knows ``scipy_openblas32``. Where that package is
 missing :class:`NumpyKernel` gives the same result within rounding, at about half
 the speed.
@@ -34,7 +35,6 @@ _CALL_MAX = 1 << 30
 """Elements per BLAS call: its counts are 32-bit signed."""
 _BY_COLUMNS, _AS_IT_IS = 102, 111
 """CBLAS' names for how a matrix lies in memory, and for one that is not transposed."""
-
 
 Term = tuple[float, F32]
 """A vector and what it is multiplied by."""
@@ -144,7 +144,8 @@ class BlasKernel:
     def add(self, terms: Sequence[Term], b: float, y: F32) -> None:
         """Compute ``y = Σ aᵢ*xᵢ + b*y``, block by block: all terms while y's is in cache.
 
-        Two at a time are the columns of a matrix: ``sgemv`` reads both and y at once.
+        Two at a time, as they lie in memory, are the columns of a matrix whose leading dimension
+        is the distance between them: ``sgemv`` reads both and y at once.
         """
         (a, x), *rest = terms
         if not rest:
