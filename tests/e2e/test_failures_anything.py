@@ -76,4 +76,5 @@ def test_one_after_the_other() -> None:
                 crowd.leave()
                 raise
             assert {end.result() for end in ends} == {"done"}
-        assert [r["aggregated"] for r in job.history()] == [CLIENTS] * ROUNDS
+        history = wait_for(job.history, "the history: who was killed last may be starting yet")
+        assert [r["aggregated"] for r in history] == [CLIENTS] * ROUNDS
