@@ -75,7 +75,7 @@ def divisions(x: F32, y: F32) -> Candidates:
 def pairs(x: F32, other: F32, y: F32) -> Candidates:
     """Return the ways to compute ``y += w*x + v*z``: two inputs that waited together."""
     kernel, numpy_kernel = best_kernel(), NumpyKernel()
-    team = Team(kernel, 2)
+    team = Team(kernel, 2)  # its thread ends with the program
 
     def two_passes(kernel: Kernel) -> None:
         kernel.axpby(0.5, x, 1.0, y)

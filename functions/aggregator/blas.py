@@ -81,8 +81,8 @@ class NumpyKernel:
 
     def add(self, terms: Sequence[Term], b: float, y: F32) -> None:
         """Compute ``y = Σ aᵢ*xᵢ + b*y``, block by block."""
-        (a, x), *rest = terms
-        if not rest:
+        if len(terms) == 1:
+            ((a, x),) = terms
             self.axpby(a, x, b, y)
             return
         for start in range(0, len(y), BLOCK):
@@ -153,14 +153,15 @@ class BlasKernel:
             return
         for _, vector in terms:
             _check(vector, y)
-        parts = self._parts(rest if b == 0.0 else terms, y.ctypes.data, len(y))
+        target = y.ctypes.data
+        parts = self._parts(rest if b == 0.0 else terms, target, len(y))
         step = LONG if b == 1.0 and len(parts) == 1 else BLOCK
         for start in range(0, len(y), step):
             n, at = min(step, len(y) - start), 4 * start
             if b == 0.0:
                 np.multiply(x[start : start + n], np.float32(a), out=y[start : start + n])
             elif b != 1.0:
-                self._sscal(n, b, y.ctypes.data + at, 1)
+                self._sscal(n, b, target + at, 1)
             for part in parts:
                 part(n, at)
 
